@@ -1,0 +1,10 @@
+//! The decisions of whagons_rte, without Postgres, sockets, clock or random source.
+//!
+//! What needs a time or an id gets it as an argument, so that a seeded test replays any interleaving.
+//! Pure, any thread.
+
+pub mod cursor;
+pub mod snapshot;
+
+pub use cursor::{Cursor, CursorError};
+pub use snapshot::{Snapshot, Xid};

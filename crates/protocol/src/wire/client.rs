@@ -1,0 +1,216 @@
+//! Client → server messages.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// Every message that a client may send.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientMessage {
+    /// First message of a connection.
+    Hello(Hello),
+    /// Asks for one more shape.
+    Subscribe(Subscription),
+    /// Ends a subscription.
+    Unsubscribe { id: String },
+    /// A fresh token, before the old one expires.
+    Auth(Auth),
+    /// A transaction of the client's.
+    Mutate(Mutate),
+    /// A message to a channel.
+    Publish(Publish),
+    /// Enters a channel.
+    Join(Channel),
+    /// Leaves a channel.
+    Leave(Channel),
+    /// Asks for the integrity hash of a subscription.
+    Verify { id: String },
+    /// The cursor that the client has applied and stored; for lag figures only.
+    Ack { cursor: String },
+    /// Answered by `pong` with the same `at`.
+    Ping(Ping),
+}
+
+/// `hello`: who the client is, where it stands, what it wants.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Hello {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Name or domain of the tenant; none means the landlord database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientInfo>,
+    /// The last cursor that the client has applied; opaque.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// Names a client for lag figures and logs; decides nothing.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct ClientInfo {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A subscription: a shape under a name that the client chose.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Subscription {
+    /// Unique in the connection.
+    pub id: String,
+    /// `orders` or `public.orders`.
+    pub table: String,
+    /// Names of columns; none means all that are registered and granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// An SQL expression over the columns, `$1…` for parameters.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub predicate: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Vec<Value>>,
+}
+
+/// `auth`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Auth {
+    pub token: String,
+}
+
+/// `mutate`: one transaction; `id` is the idempotency key.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Mutate {
+    pub id: String,
+    pub changes: Vec<Value>,
+}
+
+/// `publish`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Publish {
+    pub channel: String,
+    pub event: String,
+    #[serde(default)]
+    pub payload: Value,
+}
+
+/// `join` and `leave`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Channel {
+    pub channel: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<Value>,
+}
+
+/// `ping`; `at` comes back as it was.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+pub struct Ping {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Value>,
+}
+
+/// Why a text frame is not a client message. Each carries the `id` of the message where one could be
+/// read, so that the answer names it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ParseError {
+    #[error("the frame is not a JSON object")]
+    NotAnObject,
+    #[error("the message has no \"type\"")]
+    NoType { id: Option<String> },
+    #[error("unknown message type")]
+    UnknownType { kind: String, id: Option<String> },
+    #[error("{message}")]
+    Field { message: String, id: Option<String> },
+}
+
+const KINDS: [&str; 11] =
+    ["hello", "subscribe", "unsubscribe", "auth", "mutate", "publish", "join", "leave", "verify", "ack", "ping"];
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(rename = "type", borrow, default)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(default)]
+    id: Option<Value>,
+}
+
+impl ClientMessage {
+    /// Reads one text frame.
+    ///
+    /// # Errors
+    /// [`ParseError`]; the connection stays open in each case.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        if !text.trim_start().starts_with('{') {
+            return Err(ParseError::NotAnObject);
+        }
+        let head: Head = match serde_json::from_str(text) {
+            Ok(head) => head,
+            Err(e) if e.is_data() => {
+                return Err(ParseError::Field { message: "\"type\" must be a string".into(), id: None });
+            }
+            Err(_) => return Err(ParseError::NotAnObject),
+        };
+        let id = match head.id {
+            Some(Value::String(s)) => Some(s),
+            _ => None,
+        };
+        let Some(kind) = head.kind else { return Err(ParseError::NoType { id }) };
+        if !KINDS.contains(&kind.as_ref()) {
+            let kind = kind.chars().take(64).collect();
+            return Err(ParseError::UnknownType { kind, id });
+        }
+        serde_json::from_str(text).map_err(|e| ParseError::Field { message: field_message(&e), id })
+    }
+}
+
+/// serde's message without its "at line 1 column n", which means nothing to the reader of a frame.
+fn field_message(e: &serde_json::Error) -> String {
+    let text = e.to_string();
+    match text.rfind(" at line ") {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hello_takes_every_field_and_ignores_unknown_ones() {
+        let m = ClientMessage::parse(
+            r#"{"type":"hello","cursor":"c","future":1,"client":{"id":"i","name":"n"},
+               "subscriptions":[{"id":"a","table":"orders","columns":["x"],"where":"x = $1","params":[null,1]}]}"#,
+        );
+        let Ok(ClientMessage::Hello(h)) = m else { panic!("{m:?}") };
+        assert_eq!(h.cursor.as_deref(), Some("c"));
+        assert_eq!(h.subscriptions[0].predicate.as_deref(), Some("x = $1"));
+        assert_eq!(h.subscriptions[0].params.as_ref().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_the_id() {
+        assert_eq!(ClientMessage::parse("[]"), Err(ParseError::NotAnObject));
+        assert_eq!(ClientMessage::parse("{"), Err(ParseError::NotAnObject));
+        assert_eq!(ClientMessage::parse("{}"), Err(ParseError::NoType { id: None }));
+        assert_eq!(
+            ClientMessage::parse(r#"{"type":"nonsense","id":"7"}"#),
+            Err(ParseError::UnknownType { kind: "nonsense".into(), id: Some("7".into()) })
+        );
+        assert_eq!(
+            ClientMessage::parse(r#"{"type":"subscribe","id":"7"}"#),
+            Err(ParseError::Field { message: "missing field `table`".into(), id: Some("7".into()) })
+        );
+        assert!(matches!(ClientMessage::parse(r#"{"type":5}"#), Err(ParseError::Field { .. })));
+    }
+
+    #[test]
+    fn ping_returns_at_as_it_was() {
+        let m = ClientMessage::parse(r#"{"type":"ping","at":1.5}"#);
+        assert_eq!(m, Ok(ClientMessage::Ping(Ping { at: Some(Value::from(1.5)) })));
+    }
+}

@@ -1,0 +1,14 @@
+//! The wire contract `rte.v1`: one JSON object per text frame, told apart by `"type"`.
+
+mod client;
+mod close;
+mod code;
+mod server;
+
+pub use client::{Auth, Channel, ClientInfo, ClientMessage, Hello, Mutate, ParseError, Ping, Publish, Subscription};
+pub use close::CloseCode;
+pub use code::ErrorCode;
+pub use server::{Column, Limits, ServerMessage, TableInfo, changes_frame, snapshot_parts};
+
+/// The `Sec-WebSocket-Protocol` token of this contract.
+pub const SUBPROTOCOL: &str = "rte.v1";

@@ -1,0 +1,1 @@
+//! whagons_rte
