@@ -1,1 +1,3 @@
 //! whagons_rte
+mod job;
+pgrx::pg_module_magic!();

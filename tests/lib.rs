@@ -1,0 +1,1 @@
+//! The promises of whagons_rte: one file each, see the `[[test]]` entries.
