@@ -4,6 +4,7 @@
 //! Pure, any thread.
 
 pub mod cursor;
+pub mod session;
 pub mod snapshot;
 
 pub use cursor::{Cursor, CursorError};

@@ -1,0 +1,330 @@
+//! The session machine: what one client's connection has asked for, and what it may be sent when.
+//!
+//! Decides: which messages are in order, which subscriptions exist, when a subscription that joins goes live, which
+//! frames are sent, kept or held. Leaves to others: sockets, queues, time, who may see what. Invariant: at every
+//! `commit` that it lets out, each subscription whose snapshot is done is at exactly that commit's snapshot.
+//!
+//! Events go in through methods, [`Action`]s come out in order; the caller carries them out in that order. Frames are
+//! opaque and shared (`F` is a handle that is cheap to clone). Pure, single thread.
+
+mod join;
+mod requests;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+use crate::snapshot::Snapshot;
+use join::Join;
+use rte_protocol::bridge::{JobId, SessionId, ShapeId, SubscriptionReport, ToFeeder};
+use rte_protocol::wire::{CloseCode, ErrorCode, Limits, ServerMessage, TableInfo};
+use std::rc::Rc;
+use subscription::{ShapeUse, Sub};
+
+/// A handle to an encoded frame.
+pub trait Frame: Clone {
+    /// Bytes that it will take in a queue.
+    fn bytes(&self) -> usize;
+}
+
+/// A closed tick of a database.
+#[derive(Debug)]
+pub struct Tick<F> {
+    /// What every live subscription is at after it.
+    pub snapshot: Snapshot,
+    /// The place that clients store.
+    pub cursor: Box<str>,
+    /// The `commit` message.
+    pub frame: F,
+}
+
+/// What the caller has to do, in order.
+#[derive(Debug)]
+pub enum Action<F> {
+    /// Send a small message.
+    Text(String),
+    /// Send a shared frame.
+    Frame(F),
+    /// Send the commit of this tick.
+    Commit(Rc<Tick<F>>),
+    /// Find the feeder of this tenant, then call [`Session::attach`] or [`Session::refuse`].
+    Resolve { tenant: Option<String> },
+    /// Tell the feeder.
+    Feeder(ToFeeder),
+    /// From here on call [`Session::changes`] for frames of the shape.
+    Watch(ShapeId),
+    /// Frames of the shape no longer concern this session.
+    Unwatch(ShapeId),
+    /// Nobody waits for the job any more.
+    CancelJob(JobId),
+    /// Close the connection after what was sent.
+    Close(CloseCode),
+}
+
+/// What to do with a frame of a tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Send it now; its tick's commit must follow.
+    Send,
+    /// It was kept for later, nothing is to be sent.
+    Kept,
+    /// It does not concern the session.
+    Ignore,
+}
+
+/// What `welcome` says besides the feeder's answer.
+#[derive(Debug, Clone)]
+pub struct Welcome {
+    pub session: String,
+    pub tenant: String,
+    pub server: String,
+    pub heartbeat_ms: u64,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing came yet.
+    New,
+    /// `hello` came; the tenant's feeder is looked for.
+    Resolving,
+    /// The feeder was asked.
+    Opening,
+    /// `welcome` was sent.
+    Open,
+    /// A close was decided; everything after is ignored.
+    Closed,
+}
+
+/// A frame or a commit that waits for the end of a catch-up.
+#[derive(Debug)]
+enum Held<F> {
+    Changes(ShapeId, F),
+    Commit(Rc<Tick<F>>),
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session<F> {
+    id: SessionId,
+    /// The client's address, for the feeder's logs.
+    peer: Box<str>,
+    phase: Phase,
+    max_subscriptions: usize,
+    /// Next number of a subscription; with the client's id it makes the id on the bridge, never reused.
+    next_number: u32,
+    subs: Vec<Sub>,
+    /// Shapes in use, few.
+    shapes: Vec<ShapeUse<F>>,
+    /// Jobs whose subscriptions are not all live yet.
+    joins: Vec<Join>,
+    /// What `hello` asked of the feeder, until it is known.
+    open: Option<Box<ToFeeder>>,
+    /// Errors about `hello`'s subscriptions, sent after `welcome`.
+    deferred: Vec<String>,
+    /// A catch-up is awaited or under way: ticks are held behind it.
+    resuming: bool,
+    held: Vec<Held<F>>,
+    /// Frames of the open tick were sent, its commit must follow.
+    dirty: bool,
+    /// Bytes of kept and held frames.
+    kept_bytes: usize,
+}
+
+impl<F: Frame> Session<F> {
+    #[must_use]
+    pub fn new(id: SessionId, peer: &str, max_subscriptions: u32) -> Self {
+        Self {
+            id,
+            peer: peer.into(),
+            phase: Phase::New,
+            max_subscriptions: max_subscriptions as usize,
+            next_number: 0,
+            subs: Vec::new(),
+            shapes: Vec::new(),
+            joins: Vec::new(),
+            open: None,
+            deferred: Vec::new(),
+            resuming: false,
+            held: Vec::new(),
+            dirty: false,
+            kept_bytes: 0,
+        }
+    }
+
+    #[must_use]
+    pub const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Whether `hello` has come.
+    #[must_use]
+    pub fn has_hello(&self) -> bool {
+        self.phase != Phase::New
+    }
+
+    /// Whether messages of the client must wait: its feeder is not known yet.
+    #[must_use]
+    pub fn is_resolving(&self) -> bool {
+        self.phase == Phase::Resolving
+    }
+
+    /// Whether `welcome` was sent.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Bytes of frames that wait for a snapshot or a catch-up; they count as the connection's queue.
+    #[must_use]
+    pub const fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Whether every commit must be shown to [`Session::commit`], not only those of ticks that concern it.
+    #[must_use]
+    pub fn wants_commits(&self) -> bool {
+        self.resuming || self.shapes.iter().any(|s| s.joining > 0)
+    }
+
+    /// Whether a catch-up is under way.
+    #[must_use]
+    pub const fn is_resuming(&self) -> bool {
+        self.resuming
+    }
+
+    /// Subscriptions that the client has, for figures.
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        self.subs.iter().filter(|s| s.is_the_clients()).count()
+    }
+
+    /// The subscriptions, for the view.
+    #[must_use]
+    pub fn report(&self) -> Vec<SubscriptionReport> {
+        self.subs.iter().filter(|s| s.is_the_clients()).map(Sub::report).collect()
+    }
+
+    /// The tenant's feeder is there: asks it.
+    pub fn attach(&mut self, out: &mut Vec<Action<F>>) {
+        if self.phase == Phase::Resolving
+            && let Some(open) = self.open.take()
+        {
+            self.phase = Phase::Opening;
+            out.push(Action::Feeder(*open));
+        }
+    }
+
+    /// The session is not let in.
+    pub fn refuse(
+        &mut self,
+        close: CloseCode,
+        code: ErrorCode,
+        message: &str,
+        hint: Option<&str>,
+        out: &mut Vec<Action<F>>,
+    ) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        out.push(error(code, message, hint, None));
+        self.close(close, out);
+    }
+
+    fn close(&mut self, close: CloseCode, out: &mut Vec<Action<F>>) {
+        self.phase = Phase::Closed;
+        out.push(Action::Close(close));
+    }
+
+    /// The feeder let the session in.
+    pub fn opened(&mut self, welcome: Welcome, role: String, tables: Vec<TableInfo>, out: &mut Vec<Action<F>>) {
+        if self.phase != Phase::Opening {
+            return;
+        }
+        self.phase = Phase::Open;
+        let Welcome { session, tenant, server, heartbeat_ms, limits } = welcome;
+        let welcome = ServerMessage::Welcome { session, tenant, role, server, heartbeat_ms, limits, tables };
+        out.push(Action::Text(welcome.to_text()));
+        out.extend(self.deferred.drain(..).map(Action::Text));
+    }
+
+    /// A frame of the open tick. Where the answer is [`Delivery::Send`], the caller sends it.
+    pub fn changes(&mut self, shape: ShapeId, frame: &F) -> Delivery {
+        let Some(used) = self.shapes.iter_mut().find(|s| s.shape == shape) else { return Delivery::Ignore };
+        if self.resuming {
+            self.kept_bytes += frame.bytes();
+            self.held.push(Held::Changes(shape, frame.clone()));
+            return Delivery::Kept;
+        }
+        if used.joining > 0 {
+            self.kept_bytes += frame.bytes();
+            used.keep(frame.clone());
+        }
+        if used.live > 0 {
+            self.dirty = true;
+            return Delivery::Send;
+        }
+        Delivery::Kept
+    }
+
+    /// The open tick is closed. To be called where the tick concerned the session, or it [wants commits](Self::wants_commits).
+    pub fn commit(&mut self, tick: &Rc<Tick<F>>, out: &mut Vec<Action<F>>) {
+        if self.resuming {
+            self.held.push(Held::Commit(tick.clone()));
+            return;
+        }
+        for shape in &mut self.shapes {
+            shape.close_tick(tick);
+        }
+        let went_live = self.go_live(tick, out);
+        if self.dirty || went_live {
+            self.dirty = false;
+            out.push(Action::Commit(tick.clone()));
+        }
+        self.trim();
+    }
+
+    /// A commit without changes, to move the client's cursor on. `tick` is the last one, and none is open. Answers
+    /// whether one was let out.
+    pub fn bare_commit(&mut self, tick: &Rc<Tick<F>>, out: &mut Vec<Action<F>>) -> bool {
+        let may = self.phase == Phase::Open && !self.resuming && !self.dirty;
+        if may {
+            out.push(Action::Commit(tick.clone()));
+        }
+        may
+    }
+
+    /// The catch-up's last part and its commit are in the queue: what was held behind it follows.
+    pub fn catch_up_ended(&mut self, out: &mut Vec<Action<F>>) {
+        if !self.resuming {
+            return;
+        }
+        self.resuming = false;
+        for held in std::mem::take(&mut self.held) {
+            match held {
+                Held::Changes(shape, frame) => {
+                    self.kept_bytes -= frame.bytes();
+                    if self.changes(shape, &frame) == Delivery::Send {
+                        out.push(Action::Frame(frame));
+                    }
+                }
+                Held::Commit(tick) => self.commit(&tick, out),
+            }
+        }
+    }
+}
+
+fn error<F>(code: ErrorCode, message: &str, hint: Option<&str>, id: Option<&str>) -> Action<F> {
+    Action::Text(error_text(code, message, hint, id))
+}
+
+/// An `error` message.
+#[must_use]
+pub fn error_text(code: ErrorCode, message: &str, hint: Option<&str>, id: Option<&str>) -> String {
+    ServerMessage::Error {
+        code,
+        message: message.to_owned(),
+        hint: hint.map(ToOwned::to_owned),
+        id: id.map(ToOwned::to_owned),
+    }
+    .to_text()
+}

@@ -1,0 +1,239 @@
+//! A subscription's life, and the shapes that a session's subscriptions use.
+//!
+//! On the bridge a subscription is named `number:id`, where the number is never reused: an answer to a subscription
+//! that the client has ended meanwhile can not be taken for one to its successor of the same id. Pure.
+
+use super::{Action, Frame, Session, Tick, error};
+use rte_protocol::bridge::{JobId, ShapeId, SubscriptionReport, ToFeeder};
+use rte_protocol::wire::{Column, ErrorCode, ServerMessage};
+use std::rc::Rc;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// The feeder was asked.
+    Requested,
+    /// The client ended it before the feeder has answered; it counts until then.
+    Abandoned,
+    /// Registered; its snapshot is awaited or under way.
+    Joining {
+        job: Option<JobId>,
+    },
+    Live,
+    /// Its copy could not be continued; a new `Subscribed` follows.
+    Resyncing,
+}
+
+#[derive(Debug)]
+pub(super) struct Sub {
+    pub number: u32,
+    /// The client's name for it.
+    pub id: Box<str>,
+    pub state: State,
+    pub shape: Option<ShapeId>,
+    /// `schema.name` once the feeder has answered.
+    table: Box<str>,
+}
+
+impl Sub {
+    pub fn new(number: u32, id: &str, table: &str) -> Self {
+        Self { number, id: id.into(), state: State::Requested, shape: None, table: table.into() }
+    }
+
+    /// Whether the client knows it.
+    pub fn is_the_clients(&self) -> bool {
+        self.state != State::Abandoned
+    }
+
+    pub fn report(&self) -> SubscriptionReport {
+        SubscriptionReport {
+            id: self.id.to_string(),
+            table: self.table.to_string(),
+            shape: self.shape.map(shape_text).unwrap_or_default(),
+            state: if self.state == State::Live { "live" } else { "joining" }.to_owned(),
+        }
+    }
+}
+
+fn shape_text(shape: ShapeId) -> String {
+    format!("s{shape}")
+}
+
+/// The name on the bridge.
+pub(super) fn bridge_id(number: u32, id: &str) -> String {
+    format!("{number}:{id}")
+}
+
+/// The number in a name on the bridge.
+pub(super) fn number_of(bridge_id: &str) -> Option<u32> {
+    bridge_id.split_once(':')?.0.parse().ok()
+}
+
+/// A frame that waits for the snapshot of a subscription that joins.
+#[derive(Debug)]
+pub(super) struct Kept<F> {
+    pub frame: F,
+    /// None while its tick is open.
+    pub tick: Option<Rc<Tick<F>>>,
+}
+
+/// How a session uses a shape.
+#[derive(Debug)]
+pub(super) struct ShapeUse<F> {
+    pub shape: ShapeId,
+    pub live: u32,
+    pub joining: u32,
+    /// All frames since the first of those that join now; in order.
+    pub kept: Vec<Kept<F>>,
+}
+
+impl<F: Frame> ShapeUse<F> {
+    pub fn keep(&mut self, frame: F) {
+        self.kept.push(Kept { frame, tick: None });
+    }
+
+    pub fn close_tick(&mut self, tick: &Rc<Tick<F>>) {
+        for kept in self.kept.iter_mut().rev().take_while(|k| k.tick.is_none()) {
+            kept.tick = Some(tick.clone());
+        }
+    }
+}
+
+impl<F: Frame> Session<F> {
+    pub(super) fn position(&self, bridge_id: &str) -> Option<usize> {
+        let number = number_of(bridge_id)?;
+        self.subs.iter().position(|s| s.number == number)
+    }
+
+    /// The feeder has registered a subscription: frames of the shape concern it from here on.
+    #[allow(clippy::too_many_arguments, reason = "the fields of the bridge message")]
+    pub fn subscribed(
+        &mut self,
+        id: &str,
+        shape: ShapeId,
+        table: String,
+        key: Vec<String>,
+        columns: Vec<Column>,
+        resumed: bool,
+        out: &mut Vec<Action<F>>,
+    ) {
+        let Some(at) = self.position(id) else { return };
+        match self.subs[at].state {
+            State::Requested | State::Resyncing => {}
+            // The client has ended it; the feeder has been told.
+            State::Abandoned => {
+                self.subs.remove(at);
+                return;
+            }
+            State::Joining { .. } | State::Live => return,
+        }
+        let sub = &mut self.subs[at];
+        sub.shape = Some(shape);
+        sub.table = table.as_str().into();
+        sub.state = if resumed { State::Live } else { State::Joining { job: None } };
+        self.resuming |= resumed;
+        let id = sub.id.to_string();
+        let used = match self.shapes.iter_mut().position(|s| s.shape == shape) {
+            Some(at) => &mut self.shapes[at],
+            None => {
+                out.push(Action::Watch(shape));
+                self.shapes.push(ShapeUse { shape, live: 0, joining: 0, kept: Vec::new() });
+                let last = self.shapes.len() - 1;
+                &mut self.shapes[last]
+            }
+        };
+        if resumed {
+            used.live += 1;
+        } else {
+            used.joining += 1;
+        }
+        let message = ServerMessage::Subscribed { id, shape: shape_text(shape), table, key, columns, resumed };
+        out.push(Action::Text(message.to_text()));
+    }
+
+    /// The copy of a subscription can no longer be continued; a new `Subscribed` follows.
+    pub fn resync(&mut self, id: &str, reason: String, out: &mut Vec<Action<F>>) {
+        let Some(at) = self.position(id) else { return };
+        if !matches!(self.subs[at].state, State::Joining { .. } | State::Live) {
+            return;
+        }
+        self.release(at, out);
+        self.subs[at].state = State::Resyncing;
+        let id = self.subs[at].id.to_string();
+        out.push(Action::Text(ServerMessage::Resync { id, reason }.to_text()));
+    }
+
+    /// The feeder ends a subscription.
+    pub fn ended(&mut self, id: &str, code: ErrorCode, message: &str, hint: Option<&str>, out: &mut Vec<Action<F>>) {
+        let Some(at) = self.position(id) else { return };
+        if let Some(sub) = self.remove(at, out) {
+            out.push(error(code, message, hint, Some(&sub)));
+            out.push(Action::Text(ServerMessage::Unsubscribed { id: sub }.to_text()));
+        }
+    }
+
+    /// An error of the feeder's; one that names a subscription ends it.
+    pub fn session_error(
+        &mut self,
+        id: Option<&str>,
+        code: ErrorCode,
+        message: &str,
+        hint: Option<&str>,
+        out: &mut Vec<Action<F>>,
+    ) {
+        let Some(id) = id else {
+            out.push(error(code, message, hint, None));
+            return;
+        };
+        let Some(at) = self.position(id) else { return };
+        if let Some(sub) = self.remove(at, out) {
+            out.push(error(code, message, hint, Some(&sub)));
+        }
+    }
+
+    /// The client ends a subscription.
+    pub(super) fn unsubscribe(&mut self, id: &str, out: &mut Vec<Action<F>>) {
+        let Some(at) = self.subs.iter().position(|s| &*s.id == id && s.is_the_clients()) else {
+            out.push(error(ErrorCode::UnknownSubscription, "there is no subscription of this id", None, Some(id)));
+            return;
+        };
+        let (number, state) = (self.subs[at].number, self.subs[at].state);
+        out.push(Action::Text(ServerMessage::Unsubscribed { id: id.to_owned() }.to_text()));
+        out.push(Action::Feeder(ToFeeder::Unsubscribe { session: self.id, id: bridge_id(number, id) }));
+        if state == State::Requested {
+            self.subs[at].state = State::Abandoned;
+        } else {
+            self.remove(at, out);
+        }
+    }
+
+    /// Forgets a subscription; answers its id where the client knew of it.
+    pub(super) fn remove(&mut self, at: usize, out: &mut Vec<Action<F>>) -> Option<String> {
+        self.release(at, out);
+        let sub = self.subs.remove(at);
+        sub.is_the_clients().then(|| sub.id.into())
+    }
+
+    /// Takes a subscription out of its shape and its job.
+    fn release(&mut self, at: usize, out: &mut Vec<Action<F>>) {
+        let (number, state) = (self.subs[at].number, self.subs[at].state);
+        if let Some(shape) = self.subs[at].shape.take()
+            && let Some(at) = self.shapes.iter().position(|s| s.shape == shape)
+        {
+            let used = &mut self.shapes[at];
+            match state {
+                State::Joining { .. } => used.joining -= 1,
+                _ => used.live -= 1,
+            }
+            if used.joining == 0 {
+                self.kept_bytes -= used.kept.drain(..).map(|k| k.frame.bytes()).sum::<usize>();
+            }
+            if used.joining == 0 && used.live == 0 {
+                self.shapes.swap_remove(at);
+                out.push(Action::Unwatch(shape));
+            }
+        }
+        if let State::Joining { job: Some(job) } = state {
+            self.leave_job(job, number, out);
+        }
+    }
+}

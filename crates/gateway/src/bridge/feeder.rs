@@ -1,0 +1,128 @@
+//! A feeder's connection: what it says, in its order, to the I/O threads.
+
+use super::peer::{BridgeFrame, FrameReader, PeerOut};
+use super::{Bridge, Feeder};
+use crate::directory::FeederId;
+use crate::event::{CatchUpPart, ChangesPart, CommitPart, SessionEvent, ToIo};
+use crate::flow::Flow;
+use bytes::Bytes;
+use rte_protocol::bridge::{FromFeeder, frame::FrameError};
+use rte_protocol::wire::ServerMessage;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What I/O threads may have before them of one feeder before it is not read further.
+const AHEAD: usize = 64 << 20;
+/// What a frame costs besides its bytes.
+const FRAME: usize = 256;
+
+/// What ends a feeder's connection.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Snapshot(#[from] rte_core::snapshot::ParseSnapshotError),
+    #[error("lengths of frames do not add up to their body")]
+    Lengths,
+}
+
+/// Serves a feeder until it is gone, given up or replaced.
+pub async fn serve(bridge: &Bridge, mut reader: FrameReader, out: &Rc<PeerOut>, database: u32, name: &str, pid: u32) {
+    let id = bridge.next_id();
+    let replaced: Vec<FeederId> =
+        bridge.feeders.borrow().iter().filter(|(_, f)| f.database == database).map(|(id, _)| *id).collect();
+    for old in replaced {
+        let old_out = bridge.feeders.borrow().get(&old).map(|f| f.out.clone());
+        bridge.feeder_down(old);
+        if let Some(old_out) = old_out {
+            old_out.close();
+        }
+    }
+    bridge.feeders.borrow_mut().insert(id, Feeder { database, out: out.clone() });
+    let shared_name: Arc<str> = name.into();
+    bridge.io.all(|| ToIo::FeederUp { feeder: id, database, name: shared_name.clone() });
+    bridge.show_feeders();
+    bridge.log.log(format!("feeder of database \"{name}\" is attached (process {pid})"));
+
+    let flow = Flow::new(AHEAD);
+    loop {
+        flow.ready().await;
+        let frame = tokio::select! {
+            frame = reader.next() => frame,
+            () = out.gone() => None,
+        };
+        let Some(frame) = frame else { break };
+        if let Err(e) = handle(bridge, id, database, &flow, &frame) {
+            bridge.log.warning(format!("feeder of database \"{name}\" broke the bridge's rules: {e}"));
+            break;
+        }
+    }
+    bridge.feeder_down(id);
+    bridge.log.log(format!("feeder of database \"{name}\" is gone (process {pid})"));
+}
+
+fn handle(
+    bridge: &Bridge,
+    feeder: FeederId,
+    database: u32,
+    flow: &Arc<Flow>,
+    frame: &BridgeFrame,
+) -> Result<(), Fault> {
+    let (message, body): (FromFeeder, Bytes) = frame.read()?;
+    let credit = || flow.take(frame.len() + FRAME);
+    let figures = &bridge.metrics.figures;
+    let to = |session, event| bridge.session(feeder, session, event);
+    match message {
+        FromFeeder::Changes { frames } => {
+            let total: usize = frames.iter().map(|f| f.len as usize).sum();
+            if total != body.len() {
+                return Err(Fault::Lengths);
+            }
+            figures.changes_total.fetch_add(frames.iter().map(|f| u64::from(f.changes)).sum(), Relaxed);
+            let part = Arc::new(ChangesPart { frames, body, _credit: credit() });
+            bridge.io.all(|| ToIo::Changes { feeder, part: part.clone() });
+        }
+        FromFeeder::Commit { snapshot, cursor, time } => {
+            figures.ticks_total.fetch_add(1, Relaxed);
+            let text = commit_text(&cursor, time);
+            let part = CommitPart { snapshot: snapshot.parse()?, cursor, text, _credit: credit() };
+            let part = Arc::new(part);
+            bridge.io.all(|| ToIo::Commit { feeder, part: part.clone() });
+        }
+        FromFeeder::CatchUp { sessions, frames, cursor, time, last } => {
+            let total: usize = frames.iter().map(|f| *f as usize).sum();
+            if total != body.len() {
+                return Err(Fault::Lengths);
+            }
+            let commit = last.then(|| commit_text(&cursor, time));
+            let part = Arc::new(CatchUpPart { sessions, frames, body, cursor, commit, _credit: credit() });
+            bridge.io.all(|| ToIo::CatchUp { feeder, part: part.clone() });
+        }
+        FromFeeder::Opened { session, role, tables } => to(session, SessionEvent::Opened { role, tables }),
+        FromFeeder::Refused { session, close, code, message, hint } => {
+            to(session, SessionEvent::Refused { close, code, message, hint });
+        }
+        FromFeeder::Subscribed { session, id, shape, table, key, columns, resumed } => {
+            to(session, SessionEvent::Subscribed { id, shape, table, key, columns, resumed });
+        }
+        FromFeeder::Job { job, session, ids } => {
+            // Before a worker can begin it.
+            to(session, SessionEvent::Job { job, ids });
+            bridge.queue_job(feeder, database, job, session, body);
+        }
+        FromFeeder::Resync { session, id, reason } => to(session, SessionEvent::Resync { id, reason }),
+        FromFeeder::Ended { session, id, code, message, hint } => {
+            to(session, SessionEvent::Ended { id, code, message, hint });
+        }
+        FromFeeder::SessionError { session, id, code, message, hint } => {
+            to(session, SessionEvent::Error { id, code, message, hint });
+        }
+    }
+    Ok(())
+}
+
+fn commit_text(cursor: &str, time: String) -> Bytes {
+    ServerMessage::Commit { cursor: cursor.to_owned(), time, mutations: None }.to_text().into()
+}

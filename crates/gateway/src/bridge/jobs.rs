@@ -1,0 +1,174 @@
+//! Snapshot jobs: which waits, which query worker runs which, and what becomes of a job when one of its sides goes.
+//!
+//! First in, first out per database; a worker runs one job at a time. Decides only: sending is the caller's. Bridge
+//! thread.
+
+use crate::directory::FeederId;
+use bytes::Bytes;
+use rte_protocol::bridge::{JobId, SessionId};
+use std::collections::{HashMap, VecDeque};
+
+/// Names a worker's attachment.
+pub type WorkerId = u32;
+
+/// A job.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub feeder: FeederId,
+    pub id: JobId,
+    pub session: SessionId,
+    /// The feeder's blob.
+    pub blob: Bytes,
+}
+
+/// A job in a worker's hands.
+#[derive(Debug)]
+pub struct Running {
+    pub job: Job,
+    /// Rows of it went to the session: it can not be started anew.
+    pub rows_sent: bool,
+    /// Nobody waits for it; what still comes is dropped.
+    pub cancelled: bool,
+}
+
+#[derive(Debug)]
+struct Worker {
+    database: u32,
+    running: Option<Running>,
+}
+
+/// Jobs and workers of all databases.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    waiting: HashMap<u32, VecDeque<Job>>,
+    workers: HashMap<WorkerId, Worker>,
+}
+
+/// What a lost worker means for its job.
+#[derive(Debug)]
+pub enum Lost {
+    Nothing,
+    /// The job waits again.
+    Requeued,
+    /// Rows were sent: the client must come back.
+    Broken(Job),
+}
+
+impl Jobs {
+    pub fn queue(&mut self, database: u32, job: Job) {
+        self.waiting.entry(database).or_default().push_back(job);
+    }
+
+    pub fn attach(&mut self, worker: WorkerId, database: u32) {
+        self.workers.insert(worker, Worker { database, running: None });
+    }
+
+    /// The next job for an idle worker of the database; the caller sends it.
+    pub fn assign(&mut self, database: u32) -> Option<(WorkerId, Job)> {
+        let queue = self.waiting.get_mut(&database)?;
+        let (id, worker) = self.workers.iter_mut().find(|(_, w)| w.database == database && w.running.is_none())?;
+        let job = queue.pop_front()?;
+        worker.running = Some(Running { job: job.clone(), rows_sent: false, cancelled: false });
+        Some((*id, job))
+    }
+
+    /// What the worker runs, if it is the job that it speaks of.
+    pub fn running(&mut self, worker: WorkerId, job: JobId) -> Option<&mut Running> {
+        self.workers.get_mut(&worker)?.running.as_mut().filter(|r| r.job.id == job)
+    }
+
+    /// The worker is idle again.
+    pub fn finish(&mut self, worker: WorkerId) -> Option<Running> {
+        self.workers.get_mut(&worker)?.running.take()
+    }
+
+    /// The worker is gone.
+    pub fn detach(&mut self, worker: WorkerId) -> Lost {
+        let Some(gone) = self.workers.remove(&worker) else { return Lost::Nothing };
+        match gone.running {
+            Some(running) if running.cancelled => Lost::Nothing,
+            Some(running) if running.rows_sent => Lost::Broken(running.job),
+            Some(running) => {
+                self.waiting.entry(gone.database).or_default().push_front(running.job);
+                Lost::Requeued
+            }
+            None => Lost::Nothing,
+        }
+    }
+
+    /// Drops the jobs that match; answers the workers that run one and the job's id, for a `Cancel` to them.
+    pub fn cancel(&mut self, matches: impl Fn(&Job) -> bool) -> Vec<(WorkerId, JobId)> {
+        for queue in self.waiting.values_mut() {
+            queue.retain(|job| !matches(job));
+        }
+        let mut out = Vec::new();
+        for (id, worker) in &mut self.workers {
+            if let Some(running) = worker.running.as_mut().filter(|r| !r.cancelled && matches(&r.job)) {
+                running.cancelled = true;
+                out.push((*id, running.job.id));
+            }
+        }
+        out
+    }
+
+    /// How many wait for a worker of the database.
+    pub fn waiting(&self, database: u32) -> usize {
+        self.waiting.get(&database).map_or(0, VecDeque::len)
+    }
+
+    pub fn all_waiting(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(id: JobId) -> Job {
+        Job { feeder: 1, id, session: id, blob: Bytes::new() }
+    }
+
+    #[test]
+    fn jobs_run_in_their_order_on_workers_of_their_database() {
+        let mut jobs = Jobs::default();
+        jobs.attach(1, 7);
+        jobs.queue(8, job(1));
+        assert!(jobs.assign(8).is_none());
+        jobs.queue(7, job(2));
+        jobs.queue(7, job(3));
+        assert!(matches!(jobs.assign(7), Some((1, Job { id: 2, .. }))));
+        assert!(jobs.assign(7).is_none());
+        assert!(jobs.finish(1).is_some());
+        assert!(matches!(jobs.assign(7), Some((1, Job { id: 3, .. }))));
+    }
+
+    #[test]
+    fn a_lost_worker_gives_its_job_back_unless_rows_were_sent() {
+        let mut jobs = Jobs::default();
+        jobs.attach(1, 7);
+        jobs.queue(7, job(1));
+        jobs.assign(7);
+        assert!(matches!(jobs.detach(1), Lost::Requeued));
+        jobs.attach(2, 7);
+        jobs.assign(7);
+        jobs.running(2, 1).expect("runs").rows_sent = true;
+        assert!(matches!(jobs.detach(2), Lost::Broken(Job { id: 1, .. })));
+    }
+
+    #[test]
+    fn a_cancelled_job_is_dropped_wherever_it_is() {
+        let mut jobs = Jobs::default();
+        jobs.attach(1, 7);
+        jobs.queue(7, job(1));
+        jobs.queue(7, job(2));
+        jobs.assign(7);
+        assert_eq!(jobs.cancel(|_| true), [(1, 1)]);
+        assert_eq!(jobs.waiting(7), 0);
+        assert!(matches!(jobs.detach(1), Lost::Nothing));
+    }
+}

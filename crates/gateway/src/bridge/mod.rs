@@ -1,0 +1,232 @@
+//! The bridge thread: feeders, query workers and observers over the Unix socket, and the ways between them and the
+//! I/O threads.
+//!
+//! Decides which feeder serves a database (the last that came) and which worker runs which job. Invariant: what one
+//! feeder sends reaches every I/O thread in its order. Single thread; waits for nobody but who reads too slowly.
+
+mod feeder;
+pub mod jobs;
+mod observer;
+mod peer;
+mod worker;
+
+use crate::control::Log;
+use crate::directory::FeederId;
+use crate::event::{IoThreads, ToBridge, ToIo};
+use crate::metrics::Metrics;
+use jobs::{Jobs, WorkerId};
+use peer::{FrameReader, PeerOut};
+use rte_protocol::bridge::{Attach, JobId, SessionId, ToFeeder, ToWorker};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::LocalSet;
+
+/// Time for a peer to say what it is.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A feeder that is attached.
+#[derive(Debug)]
+struct Feeder {
+    database: u32,
+    out: Rc<PeerOut>,
+}
+
+/// The state of the bridge.
+#[derive(Debug)]
+struct Bridge {
+    io: IoThreads,
+    log: Log,
+    metrics: Arc<Metrics>,
+    feeders: RefCell<HashMap<FeederId, Feeder>>,
+    workers: RefCell<HashMap<WorkerId, Rc<PeerOut>>>,
+    jobs: RefCell<Jobs>,
+    next: Cell<u32>,
+}
+
+/// What the thread starts with.
+#[derive(Debug)]
+pub struct Start {
+    pub listener: std::os::unix::net::UnixListener,
+    pub path: std::path::PathBuf,
+    pub io: IoThreads,
+    pub log: Log,
+    pub metrics: Arc<Metrics>,
+    pub inbox: mpsc::UnboundedReceiver<ToBridge>,
+    pub stop: Arc<Notify>,
+}
+
+/// Runs until it is told to stop.
+pub fn run(start: Start) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, serve(start))
+}
+
+async fn serve(start: Start) -> std::io::Result<()> {
+    let Start { listener, path, io, log, metrics, mut inbox, stop } = start;
+    // The file is this process' own: its owner is who may connect.
+    let uid = std::fs::metadata(&path)?.uid();
+    let listener = UnixListener::from_std(listener)?;
+    let bridge = Rc::new(Bridge {
+        io,
+        log,
+        metrics,
+        feeders: RefCell::default(),
+        workers: RefCell::default(),
+        jobs: RefCell::default(),
+        next: Cell::new(0),
+    });
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = stop.notified() => return Ok(()),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if stream.peer_cred().is_ok_and(|c| c.uid() == uid) {
+                        tokio::task::spawn_local(attach(bridge.clone(), stream));
+                    } else {
+                        bridge.log.warning("a peer of another user was turned away from the bridge".to_owned());
+                    }
+                }
+                Err(e) => {
+                    bridge.log.warning(format!("could not accept a worker: {e}"));
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            message = inbox.recv() => match message {
+                Some(message) => bridge.carry_out(message),
+                None => return Ok(()),
+            },
+            _ = second.tick() => {
+                bridge.metrics.sample(Instant::now());
+                bridge.ask_for_workers();
+            }
+        }
+    }
+}
+
+/// Learns what a peer is, and serves it as that until it is gone.
+async fn attach(bridge: Rc<Bridge>, stream: UnixStream) {
+    let (read, write) = stream.into_split();
+    let mut reader = FrameReader::new(read);
+    let Ok(Some(first)) = tokio::time::timeout(ATTACH_TIMEOUT, reader.next()).await else { return };
+    let Ok((attach, _)) = first.read::<Attach>() else {
+        bridge.log.warning("a peer of the bridge did not say what it is".to_owned());
+        return;
+    };
+    let out = Rc::new(PeerOut::default());
+    let writer = tokio::task::spawn_local({
+        let out = out.clone();
+        async move { out.write_to(write).await }
+    });
+    match attach {
+        Attach::Feeder { database, name, pid } => {
+            feeder::serve(&bridge, reader, &out, database, &name, pid).await;
+        }
+        Attach::Worker { database, pid } => worker::serve(&bridge, reader, &out, database, pid).await,
+        Attach::Observer { database, .. } => observer::serve(&bridge, reader, &out, database).await,
+    }
+    out.close();
+    let _ = writer.await;
+}
+
+impl Bridge {
+    fn next_id(&self) -> u32 {
+        self.next.set(self.next.get() + 1);
+        self.next.get()
+    }
+
+    fn carry_out(&self, message: ToBridge) {
+        match message {
+            ToBridge::Feeder { feeder, message } => self.tell_feeder(feeder, &message),
+            ToBridge::CancelJob { feeder, job } => self.cancel(|j| j.feeder == feeder && j.id == job),
+            ToBridge::SessionGone { feeder, session } => {
+                self.cancel(|j| j.feeder == feeder && j.session == session);
+            }
+        }
+    }
+
+    fn tell_feeder(&self, feeder: FeederId, message: &ToFeeder) {
+        let out = self.feeders.borrow().get(&feeder).map(|f| f.out.clone());
+        if let Some(out) = out {
+            out.send(message, &[]);
+        }
+    }
+
+    fn cancel(&self, matches: impl Fn(&jobs::Job) -> bool) {
+        let cancelled = self.jobs.borrow_mut().cancel(matches);
+        for (worker, job) in cancelled {
+            self.tell_worker(worker, &ToWorker::Cancel { job }, &[]);
+        }
+        self.show_jobs();
+    }
+
+    fn tell_worker(&self, worker: WorkerId, message: &ToWorker, body: &[u8]) {
+        let out = self.workers.borrow().get(&worker).cloned();
+        if let Some(out) = out {
+            out.send(message, body);
+        }
+    }
+
+    /// Hands waiting jobs of a database to its idle workers, and asks for more workers where none is.
+    fn assign(&self, database: u32) {
+        loop {
+            let assigned = self.jobs.borrow_mut().assign(database);
+            let Some((worker, job)) = assigned else { break };
+            self.metrics.figures.jobs_total.fetch_add(1, Relaxed);
+            self.tell_worker(worker, &ToWorker::Job { job: job.id }, &job.blob);
+        }
+        self.show_jobs();
+        self.ask_for_worker(database);
+    }
+
+    fn ask_for_worker(&self, database: u32) {
+        let waiting = u32::try_from(self.jobs.borrow().waiting(database)).unwrap_or(u32::MAX);
+        if waiting > 0 {
+            for feeder in self.feeders.borrow().values().filter(|f| f.database == database) {
+                feeder.out.send(&ToFeeder::NeedWorker { waiting }, &[]);
+            }
+        }
+    }
+
+    fn ask_for_workers(&self) {
+        let databases: Vec<u32> = self.feeders.borrow().values().map(|f| f.database).collect();
+        for database in databases {
+            self.ask_for_worker(database);
+        }
+    }
+
+    fn show_jobs(&self) {
+        let jobs = self.jobs.borrow();
+        self.metrics.figures.jobs_waiting.store(jobs.all_waiting() as u64, Relaxed);
+        self.metrics.figures.workers.store(jobs.workers() as u64, Relaxed);
+    }
+
+    fn show_feeders(&self) {
+        self.metrics.figures.feeders.store(self.feeders.borrow().len() as u64, Relaxed);
+    }
+
+    fn feeder_down(&self, feeder: FeederId) {
+        if self.feeders.borrow_mut().remove(&feeder).is_some() {
+            self.io.all(|| ToIo::FeederDown { feeder });
+            self.cancel(|j| j.feeder == feeder);
+            self.show_feeders();
+        }
+    }
+
+    fn session(&self, feeder: FeederId, session: SessionId, event: crate::event::SessionEvent) {
+        self.io.session(feeder, session, event);
+    }
+
+    fn queue_job(&self, feeder: FeederId, database: u32, id: JobId, session: SessionId, blob: bytes::Bytes) {
+        self.jobs.borrow_mut().queue(database, jobs::Job { feeder, id, session, blob });
+        self.assign(database);
+    }
+}

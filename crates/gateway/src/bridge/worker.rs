@@ -1,0 +1,99 @@
+//! A query worker's connection. It is read only while its client's socket drains, which is the back-pressure of
+//! snapshots.
+
+use super::Bridge;
+use super::jobs::{Lost, WorkerId};
+use super::peer::{BridgeFrame, FrameReader, PeerOut};
+use crate::event::SessionEvent;
+use crate::flow::Flow;
+use bytes::Bytes;
+use rte_protocol::bridge::{FromWorker, ToFeeder, frame::FrameError};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Rows that may be between a worker and its client's socket.
+const AHEAD: usize = 256 * 1024;
+
+/// What ends a worker's connection.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Snapshot(#[from] rte_core::snapshot::ParseSnapshotError),
+}
+
+/// Serves a worker until it is gone.
+pub async fn serve(bridge: &Bridge, mut reader: FrameReader, out: &Rc<PeerOut>, database: u32, pid: u32) {
+    let id = bridge.next_id();
+    bridge.workers.borrow_mut().insert(id, out.clone());
+    bridge.jobs.borrow_mut().attach(id, database);
+    bridge.log.debug(format!("query worker of database {database} is attached (process {pid})"));
+    bridge.assign(database);
+
+    let flow = Flow::new(AHEAD);
+    loop {
+        flow.ready().await;
+        let frame = tokio::select! {
+            frame = reader.next() => frame,
+            () = out.gone() => None,
+        };
+        let Some(frame) = frame else { break };
+        if let Err(e) = handle(bridge, id, database, &flow, &frame) {
+            bridge.log.warning(format!("query worker of database {database} broke the bridge's rules: {e}"));
+            break;
+        }
+    }
+    bridge.workers.borrow_mut().remove(&id);
+    let lost = bridge.jobs.borrow_mut().detach(id);
+    if let Lost::Broken(job) = lost {
+        bridge.session(job.feeder, job.session, SessionEvent::JobLost);
+    }
+    bridge.assign(database);
+    bridge.log.debug(format!("query worker of database {database} is gone (process {pid})"));
+}
+
+fn handle(
+    bridge: &Bridge,
+    worker: WorkerId,
+    database: u32,
+    flow: &Arc<Flow>,
+    frame: &BridgeFrame,
+) -> Result<(), Fault> {
+    let (message, body): (FromWorker, Bytes) = frame.read()?;
+    let (FromWorker::Begin { job, .. }
+    | FromWorker::Rows { job, .. }
+    | FromWorker::End { job }
+    | FromWorker::Failed { job, .. }) = &message;
+    let (to, cancelled) = {
+        let mut jobs = bridge.jobs.borrow_mut();
+        let Some(running) = jobs.running(worker, *job) else { return Ok(()) };
+        if let FromWorker::Rows { rows, .. } = &message {
+            running.rows_sent |= *rows > 0;
+        }
+        ((running.job.feeder, running.job.session), running.cancelled)
+    };
+    let over = matches!(message, FromWorker::End { .. } | FromWorker::Failed { .. });
+    if over {
+        bridge.jobs.borrow_mut().finish(worker);
+    }
+    if !cancelled {
+        let event = match message {
+            FromWorker::Begin { job, snapshot } => {
+                bridge.tell_feeder(to.0, &ToFeeder::NeedTick);
+                SessionEvent::Begin { job, snapshot: snapshot.parse()? }
+            }
+            FromWorker::Rows { job, index, rows, done, total } => {
+                let credit = flow.take(body.len());
+                SessionEvent::Rows { job, index, rows, body, done, total, credit }
+            }
+            FromWorker::End { job } => SessionEvent::JobEnded { job },
+            FromWorker::Failed { job, code, message, hint } => SessionEvent::JobFailed { job, code, message, hint },
+        };
+        bridge.session(to.0, to.1, event);
+    }
+    if over {
+        bridge.assign(database);
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! One WebSocket connection: its socket, queue, session and clocks, and the task that waits for its socket.
+//!
+//! The task wakes for what the client sends, and for a socket that was full and takes bytes again; never for a
+//! delivery, which the hub writes itself. I/O threads only.
+
+use crate::directory::FeederId;
+use crate::hub::Hub;
+use crate::limits::Permit;
+use crate::queue::{OutFrame, OutQueue};
+use crate::websocket::WebSocketIn;
+use rte_core::session::{Session, Tick};
+use rte_protocol::bridge::ShapeId;
+use rte_protocol::wire::ClientInfo;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Instant, SystemTime};
+use tokio::net::TcpStream;
+
+/// What the request said before the first message.
+#[derive(Debug, Default)]
+pub struct UrlClaims {
+    pub token: Option<String>,
+    pub tenant: Option<String>,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its place in the hub.
+    pub slot: usize,
+    pub peer: SocketAddr,
+    pub stream: TcpStream,
+    pub state: RefCell<ConnState>,
+    pub connected_at: SystemTime,
+    pub _permit: Permit,
+}
+
+/// What changes in a connection's life.
+#[derive(Debug)]
+pub struct ConnState {
+    pub session: Session<OutFrame>,
+    pub queue: OutQueue,
+    pub ws: WebSocketIn,
+    /// Input that waits until the session's feeder is known.
+    pub backlog: Vec<u8>,
+    pub claims: Option<Box<UrlClaims>>,
+    pub feeder: Option<FeederId>,
+    /// Shapes that it watches and its place among their members.
+    pub watching: Vec<(ShapeId, u32)>,
+    pub uuid: Box<str>,
+    pub tenant: Box<str>,
+    pub role: Box<str>,
+    pub client: Option<Box<ClientInfo>>,
+    pub sent_bytes: u64,
+    pub sent_commits: u64,
+    pub sent_tick: Option<Rc<Tick<OutFrame>>>,
+    pub acked: Option<Box<str>>,
+    /// The open tick has put frames into its queue.
+    pub in_tick: bool,
+    /// It is in the list of those that must see every commit.
+    pub in_waiting: bool,
+    /// It is in the list of those to be flushed.
+    pub in_flush: bool,
+    /// The socket was full at the last attempt.
+    pub blocked: bool,
+    /// Nothing is read: its answers are not drained, or its feeder is not known yet.
+    pub paused: bool,
+    /// A close frame is in the queue or sent; what comes in is dropped.
+    pub closing: Option<Instant>,
+    /// The writing half is shut.
+    pub shut: bool,
+    /// The task ends and removes the connection.
+    pub ended: bool,
+    pub waker: Option<Waker>,
+    /// When it was accepted, or said hello.
+    pub since: Instant,
+    pub last_received: Instant,
+    pub last_ping: Instant,
+    pub last_commit: Instant,
+    /// When the socket last took bytes, or the queue ceased to be empty.
+    pub last_progress: Instant,
+}
+
+/// Why the task wakes.
+enum Wake {
+    Readable,
+    Writable,
+    Ended,
+}
+
+impl ConnState {
+    pub fn wake(&mut self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Conn {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Wake> {
+        let mut state = self.state.borrow_mut();
+        if !state.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        if state.ended {
+            return Poll::Ready(Wake::Ended);
+        }
+        if state.blocked && self.stream.poll_write_ready(cx).is_ready() {
+            return Poll::Ready(Wake::Writable);
+        }
+        if !state.paused && self.stream.poll_read_ready(cx).is_ready() {
+            return Poll::Ready(Wake::Readable);
+        }
+        Poll::Pending
+    }
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>) {
+    loop {
+        match poll_fn(|cx| conn.poll(cx)).await {
+            Wake::Readable => hub.borrow_mut().readable(&conn),
+            Wake::Writable => hub.borrow_mut().writable(&conn),
+            Wake::Ended => break,
+        }
+    }
+    hub.borrow_mut().remove(&conn);
+}

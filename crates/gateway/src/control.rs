@@ -1,0 +1,68 @@
+//! The channel to the launcher: its orders in, lines for the server's log out.
+//!
+//! Lines never make a thread wait: they go through a bounded channel and are dropped past it. Any thread.
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rte_protocol::bridge::{LogLevel, ToGateway, ToLauncher, frame};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+
+/// Lines that may wait for the launcher.
+const LINES: usize = 1024;
+
+/// Where lines for the server's log go.
+#[derive(Debug, Clone)]
+pub struct Log(Sender<ToLauncher>);
+
+impl Log {
+    /// A log, and the thread that writes it. The thread ends when every `Log` is dropped.
+    pub fn start(mut control: UnixStream) -> io::Result<(Self, JoinHandle<()>)> {
+        let (sender, receiver): (_, Receiver<ToLauncher>) = bounded(LINES);
+        let thread = std::thread::Builder::new().name("rte log".into()).spawn(move || {
+            let mut out = Vec::new();
+            for message in receiver {
+                out.clear();
+                if frame::write(&mut out, &message, &[]).is_err() || control.write_all(&out).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok((Self(sender), thread))
+    }
+
+    pub fn send(&self, message: ToLauncher) {
+        let _ = self.0.try_send(message);
+    }
+
+    fn line(&self, level: LogLevel, message: String) {
+        self.send(ToLauncher::Log { level, message });
+    }
+
+    pub fn debug(&self, message: String) {
+        self.line(LogLevel::Debug, message);
+    }
+
+    pub fn log(&self, message: String) {
+        self.line(LogLevel::Log, message);
+    }
+
+    pub fn warning(&self, message: String) {
+        self.line(LogLevel::Warning, message);
+    }
+}
+
+/// Reads the next order; none when the launcher is gone. Blocks.
+pub fn next_order(control: &mut UnixStream) -> Option<ToGateway> {
+    let mut prefix = [0; 4];
+    control.read_exact(&mut prefix).ok()?;
+    let len = frame::frame_len(&prefix).ok()??;
+    // Orders are settings: nothing of theirs is large.
+    if len > 1 << 24 {
+        return None;
+    }
+    let mut whole = vec![0; len];
+    whole[..4].copy_from_slice(&prefix);
+    control.read_exact(&mut whole[4..]).ok()?;
+    frame::read(&whole).ok().map(|(order, _)| order)
+}

@@ -1,0 +1,151 @@
+//! What the threads say to each other. Bodies are shared by reference count; whoever hands on much takes a
+//! [`Credit`], so that channels stay bounded in bytes by their readers.
+
+use crate::directory::FeederId;
+use crate::flow::Credit;
+use crate::limits::Permit;
+use bytes::Bytes;
+use rte_protocol::bridge::{ConnectionReport, GatewayConfig, JobId, SessionId, ShapeFrame, ToFeeder};
+use rte_protocol::wire::{Column, ErrorCode, TableInfo};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Changes of the open tick.
+#[derive(Debug)]
+pub struct ChangesPart {
+    pub frames: Vec<ShapeFrame>,
+    pub body: Bytes,
+    /// Back when the last thread has put it into its queues.
+    pub _credit: Credit,
+}
+
+/// A tick was closed.
+#[derive(Debug)]
+pub struct CommitPart {
+    pub snapshot: rte_core::Snapshot,
+    pub cursor: String,
+    /// The `commit` message.
+    pub text: Bytes,
+    pub _credit: Credit,
+}
+
+/// A part of what sessions have missed.
+#[derive(Debug)]
+pub struct CatchUpPart {
+    pub sessions: Vec<SessionId>,
+    pub frames: Vec<u32>,
+    pub body: Bytes,
+    pub cursor: String,
+    /// The `commit` message that closes it; for the last part.
+    pub commit: Option<Bytes>,
+    pub _credit: Credit,
+}
+
+/// What concerns one session.
+#[derive(Debug)]
+pub enum SessionEvent {
+    Opened {
+        role: String,
+        tables: Vec<TableInfo>,
+    },
+    Refused {
+        close: u16,
+        code: ErrorCode,
+        message: String,
+        hint: Option<String>,
+    },
+    Subscribed {
+        id: String,
+        shape: u32,
+        table: String,
+        key: Vec<String>,
+        columns: Vec<Column>,
+        resumed: bool,
+    },
+    Resync {
+        id: String,
+        reason: String,
+    },
+    Ended {
+        id: String,
+        code: ErrorCode,
+        message: String,
+        hint: Option<String>,
+    },
+    Error {
+        id: Option<String>,
+        code: ErrorCode,
+        message: String,
+        hint: Option<String>,
+    },
+    Job {
+        job: JobId,
+        ids: Vec<String>,
+    },
+    Begin {
+        job: JobId,
+        snapshot: rte_core::Snapshot,
+    },
+    Rows {
+        job: JobId,
+        index: u32,
+        rows: u32,
+        body: Bytes,
+        done: bool,
+        total: Option<u64>,
+        credit: Credit,
+    },
+    JobEnded {
+        job: JobId,
+    },
+    JobFailed {
+        job: JobId,
+        code: ErrorCode,
+        message: String,
+        hint: Option<String>,
+    },
+    /// The worker is gone, and rows of the job were sent.
+    JobLost,
+}
+
+/// To an I/O thread.
+#[derive(Debug)]
+pub enum ToIo {
+    Socket { stream: TcpStream, peer: SocketAddr, permit: Permit },
+    FeederUp { feeder: FeederId, database: u32, name: Arc<str> },
+    FeederDown { feeder: FeederId },
+    Changes { feeder: FeederId, part: Arc<ChangesPart> },
+    Commit { feeder: FeederId, part: Arc<CommitPart> },
+    CatchUp { feeder: FeederId, part: Arc<CatchUpPart> },
+    Session { feeder: FeederId, session: SessionId, event: SessionEvent },
+    Config(Arc<GatewayConfig>),
+    Report { database: u32, reply: oneshot::Sender<Vec<ConnectionReport>> },
+    Shutdown { restart: bool },
+}
+
+/// To the bridge thread.
+#[derive(Debug)]
+pub enum ToBridge {
+    Feeder { feeder: FeederId, message: ToFeeder },
+    CancelJob { feeder: FeederId, job: JobId },
+    SessionGone { feeder: FeederId, session: SessionId },
+}
+
+/// The ways into the I/O threads. A session's id says which thread it lives in.
+#[derive(Debug, Clone)]
+pub struct IoThreads(pub Arc<[mpsc::UnboundedSender<ToIo>]>);
+
+impl IoThreads {
+    /// To all. `make` is called once per thread.
+    pub fn all(&self, mut make: impl FnMut() -> ToIo) {
+        for thread in self.0.iter() {
+            let _ = thread.send(make());
+        }
+    }
+
+    pub fn session(&self, feeder: FeederId, session: SessionId, event: SessionEvent) {
+        let thread = usize::try_from(session % self.0.len() as u64).unwrap_or_default();
+        let _ = self.0[thread].send(ToIo::Session { feeder, session, event });
+    }
+}

@@ -1,0 +1,299 @@
+//! Plain HTTP on the socket port: health, figures and the page. One request per connection, bounded in size and time.
+//!
+//! What shows more than health is answered to loopback peers only, until there are tokens for it. I/O threads.
+
+use crate::limits::Refusal;
+use crate::metrics::Metrics;
+use crate::upgrade::origin_allowed;
+use rte_protocol::bridge::GatewayConfig;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use tokio::net::TcpStream;
+
+/// Largest head of a request.
+const MAX_HEAD: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+
+const PAGE: &str = include_str!("page/index.html");
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
+     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// A request without its body, which nothing here has.
+#[derive(Debug, Default)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub query: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// The first header of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    /// Whether a comma-separated header has this token, in any case.
+    pub fn header_has(&self, name: &str, token: &str) -> bool {
+        self.headers
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .flat_map(|(_, v)| v.split(','))
+            .any(|t| t.trim().eq_ignore_ascii_case(token))
+    }
+
+    /// A parameter of the query, decoded.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        self.query.split('&').find_map(|pair| {
+            let (n, v) = pair.split_once('=')?;
+            (n == name).then(|| decode(v))
+        })
+    }
+}
+
+/// Percent-decoding; what is not valid stays as it is.
+fn decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.as_bytes();
+    while let Some((first, rest)) = bytes.split_first() {
+        bytes = rest;
+        match (first, rest) {
+            (b'+', _) => out.push(b' '),
+            (b'%', [a, b, after @ ..]) => {
+                let digit = |c: u8| char::from(c).to_digit(16);
+                if let (Some(a), Some(b)) = (digit(*a), digit(*b)) {
+                    out.push((a * 16 + b) as u8);
+                    bytes = after;
+                } else {
+                    out.push(b'%');
+                }
+            }
+            _ => out.push(*first),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A request's head, and what came behind it.
+#[derive(Debug)]
+pub struct Head {
+    pub request: Request,
+    pub rest: Vec<u8>,
+}
+
+/// Why there is no request.
+#[derive(Debug)]
+pub enum HeadError {
+    Gone,
+    /// To be answered with this status.
+    Bad(u16),
+}
+
+/// Reads the head of a request; the caller bounds the time.
+pub async fn read_head(stream: &TcpStream) -> Result<Head, HeadError> {
+    let mut buffer = Vec::new();
+    loop {
+        stream.readable().await.map_err(|_| HeadError::Gone)?;
+        let mut chunk = [0; 2048];
+        match stream.try_read(&mut chunk) {
+            Ok(0) => return Err(HeadError::Gone),
+            Ok(n) => buffer.extend_from_slice(&chunk[..n]),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return Err(HeadError::Gone),
+        }
+        if let Some(head) = parse(&buffer)? {
+            return Ok(head);
+        }
+        if buffer.len() > MAX_HEAD {
+            return Err(HeadError::Bad(431));
+        }
+    }
+}
+
+fn parse(buffer: &[u8]) -> Result<Option<Head>, HeadError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let len = match parsed.parse(buffer) {
+        Ok(httparse::Status::Complete(len)) if len > MAX_HEAD => return Err(HeadError::Bad(431)),
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::Bad(431)),
+        Err(_) => return Err(HeadError::Bad(400)),
+    };
+    let (path, query) = parsed.path.unwrap_or("/").split_once('?').unwrap_or((parsed.path.unwrap_or("/"), ""));
+    let request = Request {
+        method: parsed.method.unwrap_or_default().to_owned(),
+        path: path.to_owned(),
+        query: query.to_owned(),
+        headers: parsed
+            .headers
+            .iter()
+            .map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned()))
+            .collect(),
+    };
+    Ok(Some(Head { request, rest: buffer[len..].to_vec() }))
+}
+
+/// An answer before it is bytes.
+#[derive(Debug)]
+pub struct Answer {
+    status: u16,
+    content_type: &'static str,
+    headers: Vec<(&'static str, String)>,
+    body: String,
+}
+
+impl Answer {
+    fn new(status: u16, content_type: &'static str, body: String) -> Self {
+        Self { status, content_type, headers: Vec::new(), body }
+    }
+
+    fn json(status: u16, body: &Value) -> Self {
+        Self::new(status, "application/json", body.to_string())
+    }
+
+    pub fn error(status: u16, message: &str, hint: Option<&str>) -> Self {
+        let mut body = json!({"error": message});
+        if let Some(hint) = hint {
+            body["hint"] = hint.into();
+        }
+        Self::json(status, &body)
+    }
+
+    pub fn refusal(refusal: Refusal) -> Self {
+        let (status, message) = match refusal {
+            Refusal::Full => (503, "too many connections"),
+            Refusal::AddressFull => (429, "too many connections from this address"),
+        };
+        let mut answer = Self::error(status, message, Some("try again later"));
+        answer.headers.push(("Retry-After", "5".to_owned()));
+        answer
+    }
+
+    /// Lets pages of allowed origins read it.
+    pub fn cors(mut self, request: &Request, config: &GatewayConfig) -> Self {
+        if let Some(origin) = request.header("origin")
+            && origin_allowed(request, config)
+        {
+            self.headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
+            self.headers.push(("Vary", "Origin".to_owned()));
+            if request.method == "OPTIONS" {
+                self.headers.push(("Access-Control-Allow-Methods", "GET".to_owned()));
+                self.headers.push(("Access-Control-Allow-Headers", "authorization".to_owned()));
+            }
+        }
+        self
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let reason = match self.status {
+            200 => "OK",
+            204 => "No Content",
+            400 => "Bad Request",
+            403 => "Forbidden",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            426 => "Upgrade Required",
+            429 => "Too Many Requests",
+            431 => "Request Header Fields Too Large",
+            _ => "Service Unavailable",
+        };
+        let mut head = format!(
+            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\
+             Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n",
+            self.status,
+            self.content_type,
+            self.body.len()
+        );
+        for (name, value) in &self.headers {
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        head.push_str("\r\n");
+        head.push_str(&self.body);
+        head.into_bytes()
+    }
+}
+
+/// Answers a request that is not for a WebSocket.
+pub fn answer(request: &Request, peer: SocketAddr, config: &GatewayConfig, metrics: &Metrics) -> Answer {
+    match request.method.as_str() {
+        "GET" => {}
+        "OPTIONS" => return Answer::new(204, "text/plain", String::new()),
+        _ => return Answer::error(405, "only GET is answered here", None),
+    }
+    let trusted = peer.ip().to_canonical().is_loopback();
+    match request.path.as_str() {
+        "/health" => health(metrics),
+        "/metrics" | "/stats" if !trusted => {
+            Answer::error(403, "figures are shown to this host only", Some("ask from the database host"))
+        }
+        "/metrics" => Answer::new(200, "text/plain; version=0.0.4", metrics.prometheus()),
+        "/stats" => Answer::json(200, &metrics.json(&config.server)),
+        "/" => {
+            let mut page = Answer::new(200, "text/html; charset=utf-8", PAGE.to_owned());
+            page.headers.push(("Content-Security-Policy", PAGE_POLICY.to_owned()));
+            page.headers.push(("Referrer-Policy", "no-referrer".to_owned()));
+            page
+        }
+        "/ws" => Answer::error(426, "this is a WebSocket endpoint", Some("connect with the subprotocol rte.v1")),
+        _ => Answer::error(404, "there is nothing here", None),
+    }
+}
+
+fn health(metrics: &Metrics) -> Answer {
+    if metrics.figures.feeders.load(Ordering::Relaxed) > 0 {
+        Answer::json(200, &json!({"status": "ok"}))
+    } else {
+        Answer::json(503, &json!({"status": "starting"}))
+    }
+}
+
+/// Writes everything; the caller bounds the time where the peer is not yet trusted to read.
+pub async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Writes the last answer and closes, so that the peer can read it before the reset.
+pub async fn finish(stream: &TcpStream, bytes: &[u8]) {
+    if write_all(stream, bytes).await.is_err() {
+        return;
+    }
+    let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+    let mut rest = [0; 1024];
+    let mut budget = 64 * 1024;
+    while budget > 0 && stream.readable().await.is_ok() {
+        match stream.try_read(&mut rest) {
+            Ok(n) if n > 0 => budget -= n.min(budget),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_parses_and_a_half_one_waits() {
+        let text = b"GET /ws?token=a%20b&x=1 HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\n\r\nrest";
+        assert!(parse(&text[..40]).expect("half").is_none());
+        let head = parse(text).expect("parse").expect("whole");
+        assert_eq!(head.request.parameter("token").as_deref(), Some("a b"));
+        assert!(head.request.header_has("connection", "upgrade"));
+        assert_eq!(head.rest, b"rest");
+        assert!(matches!(parse(b"\x00\x01\r\n\r\n"), Err(HeadError::Bad(400))));
+    }
+}

@@ -1,0 +1,113 @@
+//! An I/O thread: a single-threaded runtime that owns its connections from the first byte to the last.
+//!
+//! Events of the bridge are taken in batches, and sockets are written after a batch: while sockets are being written,
+//! ticks gather and share the next write. That is how cost per change falls under load.
+
+use crate::connection::serve;
+use crate::event::ToIo;
+use crate::hub::{Hub, Shared};
+use crate::limits::Permit;
+use crate::{http, sweep, upgrade};
+use rte_protocol::bridge::GatewayConfig;
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+/// Events in one batch.
+const BATCH: usize = 64;
+
+/// Runs until the senders are gone, or a shutdown is through.
+pub fn run(config: Arc<GatewayConfig>, shared: Shared, events: mpsc::UnboundedReceiver<ToIo>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    LocalSet::new().block_on(&runtime, serve_events(config, shared, events));
+    Ok(())
+}
+
+async fn serve_events(config: Arc<GatewayConfig>, shared: Shared, mut events: mpsc::UnboundedReceiver<ToIo>) {
+    let hub = Rc::new(RefCell::new(Hub::new(config, shared)));
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut next_sweep = Instant::now();
+    let mut stop_at = None;
+    loop {
+        let deadline = stop_at.map_or(next_sweep, |s| next_sweep.min(s));
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(deadline.into()) => {
+                let mut hub = hub.borrow_mut();
+                hub.sweep();
+                next_sweep = Instant::now() + sweep::interval(&hub.config);
+            }
+            n = events.recv_many(&mut batch, BATCH) => {
+                if n == 0 {
+                    return;
+                }
+                hub.borrow_mut().now = Instant::now();
+                for event in batch.drain(..) {
+                    match event {
+                        ToIo::Socket { stream, peer, permit } => {
+                            let Ok(stream) = TcpStream::from_std(stream) else { continue };
+                            tokio::task::spawn_local(welcome(hub.clone(), stream, peer, permit));
+                        }
+                        event => hub.borrow_mut().event(event),
+                    }
+                }
+                hub.borrow_mut().flush_all();
+                // Tasks of connections have their turn between batches.
+                tokio::task::yield_now().await;
+            }
+        }
+        let hub = hub.borrow();
+        if hub.stopping {
+            let now = Instant::now();
+            let stop = *stop_at.get_or_insert(now + Duration::from_millis(250));
+            next_sweep = now + Duration::from_millis(10);
+            if hub.open_connections() == 0 || now >= stop {
+                return;
+            }
+        }
+    }
+}
+
+/// From the first byte of a socket to its answer or its upgrade.
+async fn welcome(hub: Rc<RefCell<Hub>>, stream: TcpStream, peer: SocketAddr, mut permit: Permit) {
+    let (config, shared) = {
+        let hub = hub.borrow();
+        (hub.config.clone(), hub.shared.clone())
+    };
+    let timeout = Duration::from_millis(config.hello_timeout_ms);
+    let head = match tokio::time::timeout(timeout, http::read_head(&stream)).await {
+        Ok(Ok(head)) => head,
+        // Too slow, gone, or said nothing: nobody waits for an answer.
+        Err(_) | Ok(Err(http::HeadError::Gone)) => return,
+        Ok(Err(http::HeadError::Bad(status))) => {
+            let answer = http::Answer::error(status, "the request could not be read", None);
+            http::finish(&stream, &answer.encode()).await;
+            return;
+        }
+    };
+    let answer = match upgrade::decide(&head.request, &config) {
+        upgrade::Decision::Plain => http::answer(&head.request, peer, &config, &shared.metrics),
+        upgrade::Decision::Refuse(answer) => answer,
+        upgrade::Decision::Upgrade { response, claims } => {
+            match permit.upgrade(config.max_connections, config.max_connections_per_address) {
+                Err(refusal) => http::Answer::refusal(refusal),
+                Ok(()) => {
+                    if http::write_all(&stream, &response).await.is_err() {
+                        return;
+                    }
+                    let conn = hub.borrow_mut().add(stream, peer, permit, claims, &head.rest);
+                    serve(hub, conn).await;
+                    return;
+                }
+            }
+        }
+    };
+    let answer = answer.cors(&head.request, &config);
+    let wait = Duration::from_secs(5);
+    let _ = tokio::time::timeout(wait, http::finish(&stream, &answer.encode())).await;
+}

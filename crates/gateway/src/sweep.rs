@@ -1,0 +1,90 @@
+//! The clock of an I/O thread: one sweep over its connections instead of timers per connection.
+//!
+//! Decides who has been silent, slow or late for too long, and sends pings and bare commits. Part of the hub.
+
+use crate::connection::{Conn, ConnState};
+use crate::hub::{Hub, LINGER};
+use rte_protocol::bridge::GatewayConfig;
+use rte_protocol::wire::{CloseCode, ErrorCode};
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Sweeps per shortest time-out.
+const SWEEPS: u64 = 10;
+
+/// The time between two sweeps.
+pub fn interval(config: &GatewayConfig) -> Duration {
+    let shortest = config.heartbeat_ms.min(config.hello_timeout_ms).min(config.stall_timeout_ms);
+    Duration::from_millis((shortest / SWEEPS).clamp(10, 1000))
+}
+
+impl Hub {
+    /// Looks at every connection.
+    pub fn sweep(&mut self) {
+        self.now = Instant::now();
+        let heartbeat = Duration::from_millis(self.config.heartbeat_ms);
+        // Sweeps come at intervals; what is due before the next one is due now.
+        let due = heartbeat.saturating_sub(interval(&self.config) * 2);
+        let (mut sessions, mut subscriptions) = (0, 0);
+        self.each(|hub, conn, state| {
+            if state.session.is_open() && state.closing.is_none() {
+                sessions += 1;
+                subscriptions += state.session.subscriptions() as u64;
+            }
+            hub.look(conn, state, heartbeat, due);
+        });
+        self.flush_all();
+        self.show_gauges(sessions, subscriptions);
+    }
+
+    fn look(&mut self, conn: &Rc<Conn>, state: &mut ConnState, heartbeat: Duration, due: Duration) {
+        let now = self.now;
+        let past = |since: Instant, time: Duration| now.duration_since(since) > time;
+        if let Some(closing) = state.closing {
+            if past(closing, LINGER) {
+                self.end(state);
+            }
+            return;
+        }
+        let hello_timeout = Duration::from_millis(self.config.hello_timeout_ms);
+        if !state.session.has_hello() && past(state.since, hello_timeout) {
+            self.close(conn, state, CloseCode::Timeout);
+            return;
+        }
+        if state.session.is_resolving() && past(state.since, hello_timeout) {
+            let message = "the database's workers are not running";
+            self.refuse(conn, state, CloseCode::TryAgainLater, ErrorCode::NotReady, message, Some("try again later"));
+            return;
+        }
+        let stall = Duration::from_millis(self.config.stall_timeout_ms);
+        let stalled = state.queue.has_paced() && past(state.last_progress, stall);
+        if !state.queue.is_empty() && (stalled || past(state.last_progress, heartbeat * 2)) {
+            self.slow(conn, state);
+            return;
+        }
+        if !state.paused && past(state.last_received, heartbeat * 2) {
+            self.close(conn, state, CloseCode::Timeout);
+            return;
+        }
+        if past(state.last_ping, due) {
+            state.last_ping = now;
+            self.push_ping(conn, state);
+        }
+        if past(state.last_commit, due)
+            && let Some(tick) = state.feeder.and_then(|f| self.closed_tick(f))
+        {
+            let mut actions = self.take_actions();
+            state.session.bare_commit(&tick, &mut actions);
+            self.carry_out(conn, state, actions);
+        }
+    }
+
+    /// Adds what has changed since the last sweep of this thread.
+    fn show_gauges(&mut self, sessions: u64, subscriptions: u64) {
+        let f = &self.shared.metrics.figures;
+        f.sessions.fetch_add(sessions.wrapping_sub(self.gauges.0), Relaxed);
+        f.subscriptions.fetch_add(subscriptions.wrapping_sub(self.gauges.1), Relaxed);
+        self.gauges = (sessions, subscriptions);
+    }
+}

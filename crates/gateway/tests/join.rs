@@ -1,0 +1,201 @@
+//! Joining and resuming, as a client sees them.
+
+mod support;
+
+use rte_protocol::bridge::{FromFeeder, FromWorker, ToFeeder};
+use rte_protocol::wire::changes_frame;
+use serde_json::json;
+use support::{Gateway, one_live};
+
+#[test]
+fn join_is_exact_with_ticks_in_between() {
+    let gateway = Gateway::start();
+    let mut feeder = gateway.feeder();
+    feeder.commit(5);
+    let mut client = gateway.client();
+    client.hello(&["a"]);
+    let (session, ids) = feeder.open();
+    let welcome = client.expect("welcome");
+    assert_eq!((&welcome["tenant"], &welcome["role"]), (&json!("main"), &json!("web")));
+    feeder.subscribed(session, &ids[0], 7, false);
+    let subscribed = client.expect("subscribed");
+    assert_eq!((&subscribed["id"], &subscribed["shape"]), (&json!("a"), &json!("s7")));
+    // Before the snapshot: it will have seen this one.
+    feeder.tick(10, 7, 1);
+    feeder.job(1, session, &[&ids[0]]);
+    feeder.until(|m| matches!(m, ToFeeder::NeedWorker { waiting: 1 }));
+    let mut worker = gateway.worker();
+    let job = worker.take();
+    worker.begin(job, 12);
+    feeder.until(|m| *m == ToFeeder::NeedTick);
+    worker.rows(job, 0, &json!([[1], [2]]), false);
+    let snapshot = client.expect("snapshot");
+    assert_eq!((&snapshot["rows"], &snapshot["done"]), (&json!([[1], [2]]), &json!(false)));
+    // A tick that does not contain the snapshot, and one that does.
+    feeder.tick(11, 7, 2);
+    feeder.tick(20, 7, 3);
+    worker.rows(job, 0, &json!([[4]]), true);
+    worker.send(&FromWorker::End { job });
+    assert_eq!(client.expect("snapshot")["done"], false);
+    let done = client.expect("snapshot");
+    assert_eq!((&done["rows"], &done["done"]), (&json!([]), &json!(true)));
+    // What the snapshot had not seen whole: the tick at 20 alone.
+    assert_eq!(client.expect("changes")["changes"][0]["row"], json!([3]));
+    assert_eq!(client.expect("commit")["cursor"], "c20");
+    feeder.tick(30, 7, 5);
+    assert_eq!(client.expect("changes")["changes"][0]["row"], json!([5]));
+    assert_eq!(client.expect("commit")["cursor"], "c30");
+}
+
+#[test]
+fn a_resumed_client_gets_what_it_missed_and_then_live_ticks() {
+    let gateway = Gateway::start();
+    let mut feeder = gateway.feeder();
+    let mut client = gateway.client();
+    client.send(&json!({"type": "hello", "cursor": "c5", "subscriptions": [{"id": "a", "table": "t"}]}));
+    let (session, ids) = feeder.open();
+    client.expect("welcome");
+    feeder.subscribed(session, &ids[0], 1, true);
+    assert_eq!(client.expect("subscribed")["resumed"], true);
+    // A tick that comes before the end of the catch-up must not overtake it.
+    feeder.changes(&[(1, json!([{"op": "insert", "row": [3]}]))]);
+    feeder.catch_up(&[session], &[changes_frame("s1", br#"[{"op":"insert","row":[1]}]"#)], "c8", false);
+    feeder.catch_up(&[session], &[changes_frame("s1", br#"[{"op":"insert","row":[2]}]"#)], "c9", true);
+    feeder.commit(10);
+    for (row, cursor) in [(1, None), (2, Some("c9")), (3, Some("c10"))] {
+        assert_eq!(client.expect("changes")["changes"][0]["row"], json!([row]));
+        if let Some(cursor) = cursor {
+            assert_eq!(client.expect("commit")["cursor"], cursor);
+        }
+    }
+}
+
+#[test]
+fn a_live_subscription_goes_on_while_another_joins_the_same_shape() {
+    let gateway = Gateway::start();
+    let (mut feeder, mut client, session) = one_live(&gateway);
+    client.send(&json!({"type": "subscribe", "id": "b", "table": "t"}));
+    let ToFeeder::Subscribe { subscription, .. } = feeder.next_of_session() else { panic!() };
+    feeder.subscribed(session, &subscription.id, 1, false);
+    client.expect("subscribed");
+    feeder.job(2, session, &[&subscription.id]);
+    feeder.tick(20, 1, 1);
+    client.expect("changes");
+    assert_eq!(client.expect("commit")["cursor"], "c20");
+    let mut worker = gateway.worker();
+    let job = worker.take();
+    worker.begin(job, 15);
+    worker.rows(job, 0, &json!([[9]]), true);
+    worker.send(&FromWorker::End { job });
+    // The last tick contains the snapshot: live at once, its commit is repeated.
+    client.expect("snapshot");
+    assert_eq!(client.expect("snapshot")["done"], true);
+    client.expect("changes");
+    assert_eq!(client.expect("commit")["cursor"], "c20");
+}
+
+#[test]
+fn a_resync_replaces_the_copy() {
+    let gateway = Gateway::start();
+    let (mut feeder, mut client, session) = one_live(&gateway);
+    feeder.send(&FromFeeder::Resync { session, id: "0:a".into(), reason: "schema_changed".into() });
+    assert_eq!(client.expect("resync")["reason"], "schema_changed");
+    feeder.tick(20, 1, 1);
+    feeder.subscribed(session, "0:a", 2, false);
+    assert_eq!(client.expect("subscribed")["shape"], "s2");
+    feeder.job(2, session, &["0:a"]);
+    let mut worker = gateway.worker();
+    let job = worker.take();
+    worker.begin(job, 20);
+    worker.rows(job, 0, &json!([[1]]), true);
+    worker.send(&FromWorker::End { job });
+    client.expect("snapshot");
+    assert_eq!(client.expect("snapshot")["done"], true);
+    assert_eq!(client.expect("commit")["cursor"], "c20");
+}
+
+#[test]
+fn a_worker_that_dies_before_its_first_row_is_replaced() {
+    let gateway = Gateway::start();
+    let mut feeder = gateway.feeder();
+    let mut client = gateway.client();
+    client.hello(&["a"]);
+    let (session, ids) = feeder.open();
+    feeder.subscribed(session, &ids[0], 1, false);
+    feeder.job(1, session, &[&ids[0]]);
+    let mut first = gateway.worker();
+    let job = first.take();
+    first.begin(job, 10);
+    feeder.until(|m| *m == ToFeeder::NeedTick);
+    drop(first);
+    let mut second = gateway.worker();
+    assert_eq!(second.take(), job);
+    second.begin(job, 20);
+    feeder.until(|m| *m == ToFeeder::NeedTick);
+    feeder.commit(15);
+    second.rows(job, 0, &json!([[1]]), true);
+    second.send(&FromWorker::End { job });
+    client.expect("welcome");
+    client.expect("subscribed");
+    assert_eq!(client.expect("snapshot")["done"], false);
+    feeder.commit(20);
+    assert_eq!(client.expect("snapshot")["done"], true);
+    assert_eq!(client.expect("commit")["cursor"], "c20");
+}
+
+#[test]
+fn a_worker_that_dies_amid_its_rows_sends_the_client_back() {
+    let gateway = Gateway::start();
+    let mut feeder = gateway.feeder();
+    let mut client = gateway.client();
+    client.hello(&["a"]);
+    let (session, ids) = feeder.open();
+    feeder.subscribed(session, &ids[0], 1, false);
+    feeder.job(1, session, &[&ids[0]]);
+    let mut worker = gateway.worker();
+    let job = worker.take();
+    worker.begin(job, 10);
+    worker.rows(job, 0, &json!([[1]]), false);
+    drop(worker);
+    assert_eq!(client.closed(), 1012);
+    feeder.until(|m| *m == ToFeeder::Close { session });
+}
+
+#[test]
+fn a_failed_snapshot_ends_its_subscription_alone() {
+    let gateway = Gateway::start();
+    let (mut feeder, mut client, session) = one_live(&gateway);
+    client.send(&json!({"type": "subscribe", "id": "b", "table": "t"}));
+    let ToFeeder::Subscribe { subscription, .. } = feeder.next_of_session() else { panic!() };
+    feeder.subscribed(session, &subscription.id, 2, false);
+    feeder.job(2, session, &[&subscription.id]);
+    let mut worker = gateway.worker();
+    let job = worker.take();
+    worker.begin(job, 15);
+    let code = rte_protocol::wire::ErrorCode::SnapshotFailed;
+    worker.send(&FromWorker::Failed { job, code, message: "no".into(), hint: None });
+    client.expect("subscribed");
+    let error = client.expect("error");
+    assert_eq!((&error["code"], &error["id"]), (&json!("SNAPSHOT_FAILED"), &json!("b")));
+    assert_eq!(feeder.next_of_session(), ToFeeder::Unsubscribe { session, id: subscription.id });
+    feeder.tick(20, 1, 1);
+    client.expect("changes");
+    client.expect("commit");
+}
+
+#[test]
+fn a_job_is_cancelled_when_its_client_goes() {
+    let gateway = Gateway::start();
+    let mut feeder = gateway.feeder();
+    let mut client = gateway.client();
+    client.hello(&["a"]);
+    let (session, ids) = feeder.open();
+    feeder.subscribed(session, &ids[0], 1, false);
+    feeder.job(1, session, &[&ids[0]]);
+    let mut worker = gateway.worker();
+    let job = worker.take();
+    drop(client);
+    assert_eq!(worker.next(), rte_protocol::bridge::ToWorker::Cancel { job });
+    worker.send(&FromWorker::End { job });
+    feeder.until(|m| *m == ToFeeder::Close { session });
+}
