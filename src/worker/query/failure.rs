@@ -1,0 +1,89 @@
+//! How a job fails, in the words that a client may read: nothing of a row, and nothing that tells a table that
+//! is not there from one that the role may not read.
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use rte_protocol::bridge::{FromWorker, JobId};
+use rte_protocol::wire::ErrorCode;
+
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) code: ErrorCode,
+    pub(super) message: &'static str,
+    pub(super) hint: Option<&'static str>,
+}
+
+impl Failure {
+    pub(super) const fn forbidden(message: &'static str) -> Self {
+        Self { code: ErrorCode::Forbidden, message, hint: None }
+    }
+
+    pub(super) const fn unknown_table() -> Self {
+        Self { code: ErrorCode::UnknownTable, message: "table does not exist or may not be read", hint: None }
+    }
+
+    pub(super) const fn unknown_column() -> Self {
+        Self { code: ErrorCode::UnknownColumn, message: "column does not exist or may not be read", hint: None }
+    }
+
+    /// Of an error that Postgres raised. Also writes it to the server's log.
+    pub(super) fn of(error: &CaughtError) -> Self {
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. }) = error;
+        let code = report.sql_error_code();
+        log(code, report.message());
+        match code {
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
+            | PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME
+            | PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => Self::unknown_table(),
+            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN => Self::unknown_column(),
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => Self {
+                code: ErrorCode::SnapshotFailed,
+                message: "a table is locked for a change of its definition",
+                hint: Some("subscribe again in a moment"),
+            },
+            PgSqlErrorCode::ERRCODE_QUERY_CANCELED => Self {
+                code: ErrorCode::SnapshotFailed,
+                message: "the snapshot was canceled",
+                hint: Some("subscribe again in a moment"),
+            },
+            _ => Self {
+                code: ErrorCode::SnapshotFailed,
+                message: "the snapshot could not be read to its end",
+                hint: Some("the server's log says why"),
+            },
+        }
+    }
+
+    pub(super) fn message(&self, job: JobId) -> FromWorker {
+        FromWorker::Failed {
+            job,
+            code: self.code,
+            message: self.message.to_owned(),
+            hint: self.hint.map(str::to_owned),
+        }
+    }
+}
+
+/// Errors about data (`22…`, `23…`), and those that functions of users raise (`P0…`, or codes of their own),
+/// may quote a row, so only their code is logged.
+fn log(code: PgSqlErrorCode, message: &str) {
+    let state = sqlstate(code);
+    let quotes_no_row = matches!(&state[..2], "25" | "40" | "42" | "53" | "54" | "55" | "57" | "58" | "XX");
+    ereport!(
+        PgLogLevel::LOG,
+        code,
+        if quotes_no_row {
+            format!("could not read a snapshot: {message}")
+        } else {
+            format!("could not read a snapshot: error {state}")
+        }
+    );
+}
+
+/// Postgres packs five characters of six bits.
+fn sqlstate(code: PgSqlErrorCode) -> String {
+    let packed = code as u32;
+    (0..5).map(|i| char::from((packed >> (6 * i) & 0x3f) as u8 + b'0')).collect()
+}

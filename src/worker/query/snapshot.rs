@@ -1,0 +1,193 @@
+//! A job from its signature to its last row: one transaction, one snapshot, one role.
+
+use super::failure::Failure;
+use super::link::{Link, LinkError};
+use super::rows::{Receiver, Stop};
+use super::table::Query;
+use crate::job::SnapshotJob;
+use crate::{secret, snapshot};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use rte_core::cursor;
+use rte_protocol::bridge::{FromWorker, JobId};
+use std::panic::AssertUnwindSafe;
+
+/// How a job ended. The transaction is over in any case.
+pub(super) enum Outcome {
+    Done,
+    Cancelled,
+    Failed(Failure),
+    Lost(LinkError),
+}
+
+/// Why a job did not come to its end, while its transaction is still open.
+enum Interrupted {
+    Failed(Failure),
+    Stopped(Stop),
+}
+
+impl From<Failure> for Interrupted {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Stop> for Interrupted {
+    fn from(stop: Stop) -> Self {
+        Self::Stopped(stop)
+    }
+}
+
+impl From<LinkError> for Interrupted {
+    fn from(lost: LinkError) -> Self {
+        Self::Stopped(Stop::Lost(lost))
+    }
+}
+
+/// Reads the job's tables and sends their rows.
+pub(super) fn run(link: &mut Link, job: JobId, blob: &[u8]) -> Outcome {
+    PgTryBuilder::new(AssertUnwindSafe(|| {
+        begin();
+        match read(link, job, blob) {
+            Ok(()) => {
+                commit();
+                Outcome::Done
+            }
+            Err(interrupted) => {
+                abort();
+                match interrupted {
+                    Interrupted::Failed(failure) => Outcome::Failed(failure),
+                    Interrupted::Stopped(Stop::Cancelled) => Outcome::Cancelled,
+                    Interrupted::Stopped(Stop::Lost(lost)) => Outcome::Lost(lost),
+                }
+            }
+        }
+    }))
+    .catch_others(|error| {
+        // Ends the transaction first: it gives back the role, locks, pins and SPI's state.
+        abort();
+        Outcome::Failed(Failure::of(&error))
+    })
+    .execute()
+}
+
+/// Opens a transaction that reads, and takes its one snapshot.
+fn begin() {
+    // SAFETY: no transaction is open; the two settings are made before the first snapshot is taken.
+    unsafe {
+        pg_sys::StartTransactionCommand();
+        pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as i32;
+        pg_sys::XactReadOnly = true;
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    }
+}
+
+fn commit() {
+    // SAFETY: ends what `begin` opened.
+    unsafe {
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+    }
+}
+
+fn abort() {
+    // SAFETY: ends the transaction in whatever state it is; does nothing where there is none.
+    unsafe { pg_sys::AbortCurrentTransaction() };
+}
+
+fn read(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), Interrupted> {
+    let work = accept(job, blob)?;
+    let role = pg_sys::Oid::from(work.role);
+    check_role(role)?;
+    flush_what_is_visible();
+    // SAFETY: the transaction's snapshot, an MVCC one; during recovery no job is handed out.
+    let taken = unsafe { snapshot::copy(pg_sys::GetActiveSnapshot()) };
+    link.send(&FromWorker::Begin { job, snapshot: taken.to_string() }, &[])?;
+    act_as(role);
+    for (index, table) in work.tables.iter().enumerate() {
+        let query = Query::of(table)?;
+        #[allow(clippy::cast_possible_truncation, reason = "a job of 1 MiB has fewer tables")]
+        select(link, job, index as u32, &query)?;
+    }
+    Ok(())
+}
+
+/// The job, if the feeder of this database made it.
+fn accept(job: JobId, blob: &[u8]) -> Result<SnapshotJob, Failure> {
+    const FOREIGN: Failure = Failure::forbidden("the snapshot job was not made by this database");
+    let key = secret::server_key();
+    // Anybody can sign with the key of an extension that is not there.
+    if key.is_empty() {
+        return Err(FOREIGN);
+    }
+    let payload = cursor::verify(&key, blob).map_err(|_| FOREIGN)?;
+    let work: SnapshotJob = serde_json::from_slice(payload).map_err(|_| FOREIGN)?;
+    // SAFETY: a global of this process that is set once.
+    let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    if work.database == here && work.job == job { Ok(work) } else { Err(FOREIGN) }
+}
+
+/// Postgres' privileges and policies must be what decides, so the role must be subject to them.
+fn check_role(role: pg_sys::Oid) -> Result<(), Failure> {
+    // SAFETY: catalog look-ups inside a transaction. The second is true of superusers too.
+    let (exists, exempt) =
+        unsafe { (!pg_sys::GetUserNameFromId(role, true).is_null(), pg_sys::has_bypassrls_privilege(role)) };
+    match (exists, exempt) {
+        (false, _) => Err(Failure::forbidden("the session's role does not exist")),
+        (true, true) => Err(Failure::forbidden("the session's role is exempt from row-level security")),
+        (true, false) => Ok(()),
+    }
+}
+
+/// Durable before visible: a commit shows itself to snapshots after its record is in the log, and with
+/// `synchronous_commit = off` before that is on disk. So everything up to now goes to disk.
+fn flush_what_is_visible() {
+    // SAFETY: the snapshot is taken, so what it sees lies below the insert position.
+    unsafe {
+        if !pg_sys::RecoveryInProgress() {
+            pg_sys::XLogFlush(insert_end());
+        }
+    }
+}
+
+/// End of what is in the log. At a page's start the insert position lies behind the header of a page that
+/// has nothing yet, and flushing up to there is an error.
+fn insert_end() -> pg_sys::XLogRecPtr {
+    const SHORT_HEADER: u64 = 24;
+    const LONG_HEADER: u64 = 40;
+    // SAFETY: reads shared memory under its own lock, and a global that is set once.
+    let (position, segment) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64) };
+    if position % segment == LONG_HEADER {
+        position - LONG_HEADER
+    } else if position % u64::from(pg_sys::XLOG_BLCKSZ) == SHORT_HEADER {
+        position - SHORT_HEADER
+    } else {
+        position
+    }
+}
+
+/// From here on, privileges and policies are the role's, until the transaction ends.
+fn act_as(role: pg_sys::Oid) {
+    let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+    // SAFETY: inside a transaction, whose end restores the identity that it began with.
+    unsafe { pg_sys::SetUserIdAndSecContext(role, restricted as i32) };
+}
+
+/// Runs a query and streams its rows.
+fn select(link: &mut Link, job: JobId, index: u32, query: &Query) -> Result<(), Interrupted> {
+    let mut receiver = Receiver::new(link, job, index, query.total);
+    // SAFETY: the SQL is a C string made of quoted names; the receiver stays where it is during the call.
+    let result = unsafe {
+        pg_sys::SPI_connect();
+        let mut options = pg_sys::SPIExecuteOptions { read_only: true, ..Default::default() };
+        options.dest = receiver.as_dest();
+        let result = pg_sys::SPI_execute_extended(query.sql.as_ptr(), &options);
+        pg_sys::SPI_finish();
+        result
+    };
+    if result != pg_sys::SPI_OK_SELECT as i32 {
+        ereport!(ERROR, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("SPI_execute_extended returned {result}"));
+    }
+    receiver.finish()?;
+    Ok(())
+}
