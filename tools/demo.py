@@ -1,0 +1,275 @@
+#!/usr/bin/env python3
+"""`make run`: a throw-away server with live tables under a gentle load, until Ctrl-C.
+
+Everything lives in one temporary directory and in child processes of this script. When it ends, for whatever
+reason it still can act on, both are gone. If it is killed outright, the kernel tells its children.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from toolchain import ROOT, Failure, cli, find_pg_config, give_to_postgres, home, install, locked, run, say, unprivileged
+
+FIRST_PORT = 8082
+CLIENTS = 2
+TRANSACTIONS_PER_SECOND = 20
+A_YEAR_S = 365 * 24 * 3600
+DATABASE = "postgres"
+START_LIMIT_S = 60
+
+SETTINGS = """
+# The way in for programs of this machine only: a socket in a directory of our own, no TCP port to collide with.
+listen_addresses = ''
+unix_socket_directories = '{directory}'
+shared_preload_libraries = 'whagons_rte'
+rte.landlord_database = '{database}'
+rte.anon_role = 'web_anon'
+rte.listen_addresses = '127.0.0.1'
+rte.port = {port}
+log_line_prefix = '%m [%p] %b '
+"""
+
+
+class Demo:
+    """What has been started, and how it is taken down again."""
+
+    def __init__(self, bindir):
+        self.bindir = bindir
+        self.port = free_port()
+        # Short, because the path of a socket has an upper limit of about a hundred bytes.
+        self.directory = Path(tempfile.mkdtemp(prefix="whagons_rte-"))
+        give_to_postgres(self.directory)
+        self.log = self.directory / "server.log"
+        self.server = None
+        self.load = None
+
+    def environment(self):
+        """Without the PG* variables of whoever calls: they would lead to another server."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+
+    def program(self, name, *arguments, stdin=subprocess.DEVNULL):
+        """A program of this Postgres, run to its end."""
+        options = {"cwd": self.directory, "env": self.environment(), **unprivileged()}
+        return run([self.bindir / name, *arguments], stdin=stdin, **options)
+
+    def where(self):
+        return ["-h", str(self.directory), "-U", "postgres"]
+
+    def start(self, name, arguments, log, at_our_death):
+        """A program that runs on, in a session of its own, so that Ctrl-C reaches it through us, in order."""
+        with open(log, "ab") as output:
+            return subprocess.Popen(
+                [str(self.bindir / name), *arguments],
+                cwd=self.directory,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: die_with_parent(at_our_death),
+                **unprivileged(),
+            )
+
+    def make_cluster(self):
+        say("making a throw-away cluster")
+        data = self.directory / "data"
+        self.program("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        with open(data / "postgresql.conf", "a") as file:
+            file.write(SETTINGS.format(directory=self.directory, database=DATABASE, port=self.port))
+
+    def start_server(self):
+        self.log.touch()
+        self.server = self.start("postgres", ["-D", str(self.directory / "data")], self.log, signal.SIGINT)
+        self.wait_for("the server", lambda: self.answers_sql())
+
+    def fill(self):
+        say("filling pgbench's tables and registering them")
+        self.program("pgbench", *self.where(), "-i", "-s", "1", "-q", DATABASE)
+        # By standard input: the clone may lie where the postgres user cannot read.
+        with open(ROOT / "sql/demo.sql") as script:
+            self.program("psql", *self.where(), "-d", DATABASE, "-X", "-q", "-v", "ON_ERROR_STOP=1", stdin=script)
+
+    def start_load(self):
+        rate = ["-c", str(CLIENTS), "-R", str(TRANSACTIONS_PER_SECOND), "-T", str(A_YEAR_S)]
+        arguments = [*self.where(), "-n", "-M", "prepared", *rate, DATABASE]
+        self.load = self.start("pgbench", arguments, self.directory / "load.log", signal.SIGTERM)
+
+    def answers_sql(self):
+        with contextlib.suppress(Failure):
+            return self.program("psql", *self.where(), "-d", DATABASE, "-X", "-A", "-t", "-c", "SELECT 1") == "1"
+        return False
+
+    def answers_http(self):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def wait_for(self, what, condition):
+        until = time.monotonic() + START_LIMIT_S
+        while not condition():
+            if self.server.poll() is not None:
+                raise Failure(f"the server ended while we waited for {what}\n{self.end_of_log()}")
+            if time.monotonic() > until:
+                raise Failure(f"{what} did not answer within {START_LIMIT_S} s\n{self.end_of_log()}")
+            time.sleep(0.1)
+
+    def end_of_log(self):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
+
+    def watch(self):
+        """Returns when the server has ended or whoever started us is gone; keeps the load running until then."""
+        starter = Starter()
+        while self.server.poll() is None:
+            if starter.is_gone():
+                return
+            # After a crash that somebody tries out, the server comes back by itself, and so does the load.
+            if self.load.poll() is not None and self.answers_sql():
+                self.start_load()
+            time.sleep(0.5)
+        raise Failure(f"the server ended\n{self.end_of_log()}")
+
+    def stop(self):
+        say("stopping")
+        if self.load and self.load.poll() is None:
+            self.load.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.load.wait(5)
+        if self.server:
+            # Fast, immediate, and last the one that leaves Postgres no say.
+            for sign, patience in ((signal.SIGINT, 20), (signal.SIGQUIT, 10), (signal.SIGKILL, 5)):
+                if self.server.poll() is None:
+                    self.server.send_signal(sign)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self.server.wait(patience)
+        if self.load and self.load.poll() is None:
+            self.load.kill()
+            self.load.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if self.directory.exists():
+            print(f"could not remove {self.directory}", file=sys.stderr)
+
+
+class Starter:
+    """The `make` that started us, if one did.
+
+    From a terminal Ctrl-C reaches every process. But a SIGINT that is sent to make alone makes it wait for
+    us without telling us. It resets its handler as it does so, and that can be seen.
+    """
+
+    def __init__(self):
+        self.pid = os.getppid()
+        self.is_make = self.read("comm").strip() in ("make", "gmake")
+        self.caught_at_start = self.catches_sigint()
+
+    def read(self, name):
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{self.pid}/{name}").read_text()
+        return ""
+
+    def catches_sigint(self):
+        for line in self.read("status").splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+        return False
+
+    def is_gone(self):
+        if not self.is_make:
+            return False
+        return os.getppid() != self.pid or (self.caught_at_start and not self.catches_sigint())
+
+
+def die_with_parent(sign):
+    """In the child, before exec: a signal for when this script dies without having been able to stop it."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(sign))
+
+
+def free_port():
+    for port in range(FIRST_PORT, FIRST_PORT + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise Failure(f"no free port from {FIRST_PORT} to {FIRST_PORT + 99}")
+
+
+def tell(demo):
+    psql = f"{demo.bindir / 'psql'} -h {demo.directory} -U postgres {DATABASE}"
+    print(
+        f"""
+  Open this in a browser:   http://127.0.0.1:{demo.port}/
+
+  pgbench's four tables change there as {TRANSACTIONS_PER_SECOND} transactions a second commit. Change something yourself:
+
+    {psql} \\
+      -c "UPDATE pgbench_branches SET bbalance = 0"
+
+  What the server says: {demo.log}
+  Ctrl-C stops all of it and removes it.
+""",
+        flush=True,
+    )
+
+
+def interrupt(_signal, _frame):
+    raise KeyboardInterrupt
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pg-config", help="build for and install into this server, instead of a private Postgres 18")
+    arguments = parser.parse_args()
+    # Set explicitly: a shell without a terminal starts background jobs with SIGINT ignored.
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, interrupt)
+
+    if arguments.pg_config:
+        pg_config = find_pg_config(arguments.pg_config)
+        bindir = Path(run([pg_config, "--bindir"]))
+        turn = contextlib.nullcontext()
+    else:
+        bindir = home(18)
+        pg_config = bindir / "pg_config"
+        # From here until the library is loaded, a test run of another clone must not swap it.
+        turn = locked("use-18")
+
+    demo = None
+    try:
+        with turn:
+            install(pg_config)
+            demo = Demo(bindir)
+            demo.make_cluster()
+            demo.start_server()
+            demo.fill()
+        demo.start_load()
+        demo.wait_for("the gateway", demo.answers_http)
+        tell(demo)
+        demo.watch()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        # A second Ctrl-C must not leave half of it behind.
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sign, signal.SIG_IGN)
+        if demo:
+            demo.stop()
+
+
+if __name__ == "__main__":
+    cli(main)
