@@ -1,0 +1,474 @@
+-- whagons_rte 0.1.0: the SQL surface. Functions whose names begin with an underscore are not for users.
+\echo Use "CREATE EXTENSION whagons_rte" to load this file. \quit
+
+CREATE SCHEMA rte;
+COMMENT ON SCHEMA rte IS 'whagons_rte: live local copies of tables in browsers';
+
+-- ---------------------------------------------------------------------------------------------------
+-- Registrations
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE TABLE rte.registered_table (
+    relation      regclass    PRIMARY KEY,
+    columns       name[],
+    registered_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE rte.registered_table IS 'Tables whose changes are captured; columns NULL means all. Dumped and restored.';
+SELECT pg_catalog.pg_extension_config_dump('rte.registered_table', '');
+
+-- The names that the numbers of registered columns had when we last looked: tells a renamed column from a
+-- dropped one. Not dumped: numbers differ after a restore.
+CREATE TABLE rte.registered_column (
+    relation oid  NOT NULL,
+    number   int2 NOT NULL,
+    name     name NOT NULL,
+    PRIMARY KEY (relation, number)
+);
+COMMENT ON TABLE rte.registered_column IS 'Numbers of the columns that registrations name';
+
+-- ---------------------------------------------------------------------------------------------------
+-- The change log. Columns are known by number to src/changelog: keep them in step.
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE TABLE rte.change_log (
+    xid         xid8        NOT NULL,
+    lsn         pg_lsn      NOT NULL,
+    at          timestamptz NOT NULL,
+    fingerprint int8        NOT NULL,
+    cid         int4        NOT NULL,
+    seq         int4        NOT NULL,
+    relation    oid         NOT NULL,
+    role        oid         NOT NULL,
+    op          "char"      NOT NULL,
+    new_row     bytea,
+    old_row     bytea,
+    mask        bytea
+);
+COMMENT ON TABLE rte.change_log IS 'Captured changes as row images; read rte.sync_log instead';
+-- Values that are compressed in the row are stored as they are; a second compression costs writers and gains nothing.
+ALTER TABLE rte.change_log ALTER new_row SET STORAGE EXTERNAL, ALTER old_row SET STORAGE EXTERNAL;
+
+-- Segments are cut whole, never row by row: nothing for vacuum to do.
+CREATE TABLE rte.change_log_0 () INHERITS (rte.change_log) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+CREATE TABLE rte.change_log_1 () INHERITS (rte.change_log) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+CREATE TABLE rte.change_log_2 () INHERITS (rte.change_log) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+CREATE TABLE rte.change_log_3 () INHERITS (rte.change_log) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+CREATE TABLE rte.change_log_4 () INHERITS (rte.change_log) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+CREATE TABLE rte.change_log_5 () INHERITS (rte.change_log) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+CREATE TABLE rte.change_log_6 () INHERITS (rte.change_log) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+CREATE TABLE rte.change_log_7 () INHERITS (rte.change_log) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+DO $$
+BEGIN
+    FOR n IN 0..7 LOOP
+        EXECUTE format('COMMENT ON TABLE rte.change_log_%s IS %L', n, 'A segment of rte.change_log');
+    END LOOP;
+END $$;
+
+CREATE TABLE rte.log_segment (
+    segment    int4        PRIMARY KEY,
+    generation int8        NOT NULL,
+    opened_at  timestamptz NOT NULL,
+    horizon    text
+);
+COMMENT ON TABLE rte.log_segment IS 'Order in which segments of the change log are used, and what a cursor must have seen to go on';
+INSERT INTO rte.log_segment SELECT n, 8 - n, now(), NULL FROM generate_series(0, 7) n;
+
+CREATE TABLE rte.server_start (
+    start    int8        NOT NULL,
+    boundary xid8        NOT NULL,
+    lsn      pg_lsn      NOT NULL,
+    at       timestamptz NOT NULL
+);
+COMMENT ON TABLE rte.server_start IS 'Starts of the server, each with the oldest transaction that could write after it';
+
+CREATE TABLE rte.server_key (
+    key bytea NOT NULL
+);
+COMMENT ON TABLE rte.server_key IS 'Authenticates cursors; never dumped, so that cursors end with the database that made them';
+
+REVOKE ALL ON ALL TABLES IN SCHEMA rte FROM PUBLIC;
+
+-- ---------------------------------------------------------------------------------------------------
+-- Functions of the library
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION rte.capture() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'rte_capture';
+COMMENT ON FUNCTION rte.capture() IS 'Trigger: appends the change to the change log';
+
+CREATE FUNCTION rte._mark(relation oid, operation "char") RETURNS void
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rte_mark';
+COMMENT ON FUNCTION rte._mark(oid, "char") IS 'Appends a marker (S: redefined, A: grants) to the change log';
+
+CREATE FUNCTION rte._preloaded() RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rte_preloaded';
+COMMENT ON FUNCTION rte._preloaded() IS 'Whether the library was loaded at the start of the server';
+
+CREATE FUNCTION rte._wake() RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rte_wake';
+COMMENT ON FUNCTION rte._wake() IS 'Wakes the workers of this database when the transaction commits';
+
+CREATE FUNCTION rte._random_key() RETURNS bytea LANGUAGE c AS 'MODULE_PATHNAME', 'rte_random_key';
+COMMENT ON FUNCTION rte._random_key() IS '32 bytes of the strong random source';
+
+CREATE FUNCTION rte._workers(OUT pid int4, OUT kind text, OUT database oid, OUT state text, OUT started_at timestamptz)
+RETURNS SETOF record LANGUAGE c AS 'MODULE_PATHNAME', 'rte_workers_wrapper';
+COMMENT ON FUNCTION rte._workers() IS 'Processes of whagons_rte; see rte.workers';
+
+CREATE FUNCTION rte._report() RETURNS text LANGUAGE c AS 'MODULE_PATHNAME', 'rte_report_wrapper';
+COMMENT ON FUNCTION rte._report() IS 'Connections of this database as the gateway knows them, JSON';
+
+CREATE FUNCTION rte._change_key(relation oid, fingerprint int8, new_row bytea, old_row bytea) RETURNS text
+LANGUAGE c AS 'MODULE_PATHNAME', 'rte_change_key_wrapper';
+COMMENT ON FUNCTION rte._change_key(oid, int8, bytea, bytea) IS 'Key of a captured row as a JSON object; NULL where the table has changed since';
+
+INSERT INTO rte.server_key VALUES (rte._random_key());
+
+-- ---------------------------------------------------------------------------------------------------
+-- Keys, columns, triggers
+-- ---------------------------------------------------------------------------------------------------
+
+-- The index by which clients know rows: the primary key, or else the replica identity's, never a deferrable one.
+CREATE FUNCTION rte._key_index(relation oid) RETURNS oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT i.indexrelid FROM pg_index i
+    WHERE i.indrelid = relation AND i.indisvalid AND i.indimmediate AND (i.indisprimary OR i.indisreplident)
+    ORDER BY i.indisprimary DESC LIMIT 1
+$$;
+COMMENT ON FUNCTION rte._key_index(oid) IS 'Index of the key by which clients know the rows of a table';
+
+CREATE FUNCTION rte._key_columns(relation oid) RETURNS name[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT array_agg(a.attname ORDER BY k.place)
+    FROM pg_index i
+    CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+    WHERE i.indexrelid = rte._key_index(relation) AND k.place <= i.indnkeyatts
+$$;
+COMMENT ON FUNCTION rte._key_columns(oid) IS 'Names of the key columns of a table';
+
+-- Columns that clients may see: those that are registered, and always the key. Virtual generated columns are not
+-- in the row that a trigger sees and cannot be followed.
+CREATE FUNCTION rte._published_columns(relation oid, columns name[]) RETURNS name[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT array_agg(a.attname ORDER BY a.attnum)
+    FROM pg_attribute a
+    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
+      AND (columns IS NULL OR a.attname = ANY (columns) OR a.attname = ANY (rte._key_columns(relation)))
+$$;
+COMMENT ON FUNCTION rte._published_columns(oid, name[]) IS 'Names of the columns of a table that clients may see';
+
+CREATE FUNCTION rte._create_trigger(target oid, name name, definition text, enable boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = _create_trigger.name) THEN
+        EXECUTE format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION rte.capture()',
+                       name, split_part(definition, '|', 1), target::regclass, split_part(definition, '|', 2));
+        EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION whagons_rte', name, target::regclass);
+    END IF;
+    -- Replicated writes count too. A trigger that somebody disabled stays so until the table is registered again.
+    IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = _create_trigger.name
+               AND t.tgenabled <> 'A' AND (enable OR t.tgenabled <> 'D')) THEN
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', target::regclass, name);
+    END IF;
+END $$;
+COMMENT ON FUNCTION rte._create_trigger(oid, name, text, boolean) IS 'Creates a capture trigger where it is missing';
+
+-- Names begin with '!' so that capture fires before other triggers of the same event and records events in their order.
+CREATE FUNCTION rte._create_triggers(relation oid, enable boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part oid;
+BEGIN
+    PERFORM rte._create_trigger(relation, '!rte_capture', 'AFTER INSERT OR UPDATE OR DELETE|FOR EACH ROW', enable);
+    -- Row triggers reach partitions by themselves, statement triggers do not.
+    FOR part IN SELECT t.relid FROM pg_partition_tree(relation) t
+                UNION SELECT relation
+    LOOP
+        PERFORM rte._create_trigger(part, '!rte_capture_truncate', 'AFTER TRUNCATE|FOR EACH STATEMENT', enable);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION rte._create_triggers(oid, boolean) IS 'Creates the capture triggers of a table and its partitions';
+
+CREATE FUNCTION rte._drop_triggers(relation oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part oid;
+BEGIN
+    EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', '!rte_capture', relation::regclass);
+    FOR part IN SELECT t.relid FROM pg_partition_tree(relation) t
+                UNION SELECT relation
+    LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', '!rte_capture_truncate', part::regclass);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION rte._drop_triggers(oid) IS 'Drops the capture triggers of a table and its partitions';
+
+-- Whether every change of the table is captured: the trigger is there and always enabled, on partitions too.
+CREATE FUNCTION rte._captured(relation oid) RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT bool_and(EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.oid AND t.tgname = '!rte_capture' AND t.tgenabled = 'A')
+                AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.oid AND t.tgname = '!rte_capture_truncate' AND t.tgenabled = 'A'))
+    FROM (SELECT t.relid AS oid FROM pg_partition_tree(relation) t UNION SELECT relation) r
+$$;
+COMMENT ON FUNCTION rte._captured(oid) IS 'Whether all capture triggers of a table are in place and enabled';
+
+CREATE FUNCTION rte._note_columns(target oid) RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM rte.registered_column c WHERE c.relation = target;
+    INSERT INTO rte.registered_column
+    SELECT t.relation, a.attnum, a.attname
+    FROM rte.registered_table t
+    JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = ANY (t.columns) AND a.attnum > 0
+    WHERE t.relation = target;
+$$;
+COMMENT ON FUNCTION rte._note_columns(oid) IS 'Remembers the numbers of the registered columns of a table';
+
+-- ---------------------------------------------------------------------------------------------------
+-- Registration
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION rte.register_table(relation regclass, columns name[] DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    class  pg_class;
+    bad    text;
+    hidden text;
+BEGIN
+    SELECT * INTO class FROM pg_class c WHERE c.oid = relation;
+    IF class.relkind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION 'cannot register "%": not a table', class.relname
+            USING ERRCODE = 'wrong_object_type', HINT = 'Register the tables that a view reads.';
+    END IF;
+    IF class.relnamespace IN ('pg_catalog'::regnamespace, 'rte'::regnamespace) THEN
+        RAISE EXCEPTION 'cannot register "%": a system table', class.relname USING ERRCODE = 'wrong_object_type';
+    END IF;
+    IF class.relpersistence <> 'p' THEN
+        RAISE EXCEPTION 'cannot register "%": a table that is not permanent', class.relname
+            USING ERRCODE = 'wrong_object_type',
+                  DETAIL = 'A crash empties unlogged tables, and temporary ones end with their session, without a change that could be captured.',
+                  HINT = 'Use ALTER TABLE ... SET LOGGED.';
+    END IF;
+    IF class.relispartition THEN
+        RAISE EXCEPTION 'cannot register "%": a partition', class.relname
+            USING ERRCODE = 'wrong_object_type', HINT = 'Register the partitioned table at its root.';
+    END IF;
+    SELECT string_agg(p.relid::text, ', ') INTO bad
+    FROM (SELECT t.relid FROM pg_partition_tree(relation) t UNION SELECT relation) p
+    JOIN pg_class c ON c.oid = p.relid
+    LEFT JOIN pg_am m ON m.oid = c.relam
+    WHERE c.relkind NOT IN ('r', 'p') OR c.relkind = 'r' AND m.amname <> 'heap';
+    IF bad IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot register "%": % is not an ordinary table', class.relname, bad
+            USING ERRCODE = 'wrong_object_type', DETAIL = 'Foreign tables and other table access methods than heap are not captured.';
+    END IF;
+    IF rte._key_index(relation) IS NULL THEN
+        IF EXISTS (SELECT FROM pg_index i WHERE i.indrelid = relation AND i.indisprimary) THEN
+            RAISE EXCEPTION 'cannot register "%": its primary key is deferrable', class.relname
+                USING ERRCODE = 'invalid_table_definition', HINT = 'Make the primary key NOT DEFERRABLE.';
+        END IF;
+        RAISE EXCEPTION 'cannot register "%": it has no primary key', class.relname
+            USING ERRCODE = 'invalid_table_definition',
+                  DETAIL = 'Clients know rows by their key.',
+                  HINT = 'Add a primary key, or name a unique index with ALTER TABLE ... REPLICA IDENTITY USING INDEX.';
+    END IF;
+    SELECT string_agg(format('"%s"', c.name), ', ') INTO bad
+    FROM unnest(columns) AS c(name)
+    WHERE NOT EXISTS (SELECT FROM pg_attribute a
+                      WHERE a.attrelid = relation AND a.attname = c.name AND a.attnum > 0 AND NOT a.attisdropped);
+    IF bad IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot register "%": no such column: %', class.relname, bad USING ERRCODE = 'undefined_column';
+    END IF;
+    SELECT string_agg(format('"%s"', a.attname), ', ') INTO hidden
+    FROM pg_attribute a
+    WHERE a.attrelid = relation AND a.attnum > 0 AND a.attgenerated = 'v' AND (columns IS NULL OR a.attname = ANY (columns));
+    IF hidden IS NOT NULL AND columns IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot register "%": virtual generated columns cannot be followed: %', class.relname, hidden
+            USING ERRCODE = 'feature_not_supported', HINT = 'Make them STORED, or leave them out.';
+    ELSIF hidden IS NOT NULL THEN
+        RAISE NOTICE 'virtual generated columns of "%" are left out: %', class.relname, hidden
+            USING HINT = 'Make them STORED to have them in copies.';
+    END IF;
+
+    PERFORM rte._create_triggers(relation, true);
+    INSERT INTO rte.registered_table (relation, columns) VALUES (register_table.relation, register_table.columns)
+    ON CONFLICT ON CONSTRAINT registered_table_pkey DO UPDATE SET columns = EXCLUDED.columns;
+    PERFORM rte._note_columns(relation);
+    PERFORM rte._mark(relation, 'S');
+    IF NOT rte._preloaded() THEN
+        RAISE WARNING 'whagons_rte is not in shared_preload_libraries'
+            USING DETAIL = 'The table is registered, but no worker serves it.',
+                  HINT = 'Add whagons_rte to shared_preload_libraries and restart the server.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION rte.register_table(regclass, name[]) IS 'Makes a table available to clients: all its columns, or those given and the key';
+
+CREATE FUNCTION rte.unregister_table(relation regclass) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM rte.registered_table t WHERE t.relation = unregister_table.relation;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'table "%" is not registered', relation
+            USING ERRCODE = 'undefined_object', HINT = 'rte.tables lists the registered tables.';
+    END IF;
+    DELETE FROM rte.registered_column c WHERE c.relation = unregister_table.relation;
+    PERFORM rte._drop_triggers(relation);
+    PERFORM rte._mark(relation, 'S');
+END $$;
+COMMENT ON FUNCTION rte.unregister_table(regclass) IS 'Takes a table away from clients and stops its capture';
+
+-- ---------------------------------------------------------------------------------------------------
+-- Definitions that change: markers in the log, in the transaction that changes them
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION rte._on_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    target oid;
+BEGIN
+    IF tg_tag IN ('GRANT', 'REVOKE') THEN
+        PERFORM rte._mark(0, 'A');
+        RETURN;
+    END IF;
+    IF tg_tag IN ('ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA') THEN
+        PERFORM rte._mark(t.relation, 'S') FROM rte.registered_table t;
+        RETURN;
+    END IF;
+    FOR target IN
+        SELECT DISTINCT t.relation::oid
+        FROM pg_event_trigger_ddl_commands() c
+        CROSS JOIN LATERAL (SELECT c.objid UNION SELECT pg_partition_root(c.objid::regclass)::oid) AS a(oid)
+        JOIN rte.registered_table t ON t.relation = a.oid
+        WHERE c.classid = 'pg_class'::regclass
+    LOOP
+        PERFORM rte._create_triggers(target, false);
+        -- A registration follows a column that was renamed.
+        UPDATE rte.registered_table t
+        SET columns = (SELECT array_agg(a.attname ORDER BY a.attnum)
+                       FROM rte.registered_column c
+                       JOIN pg_attribute a ON a.attrelid = c.relation AND a.attnum = c.number AND NOT a.attisdropped
+                       WHERE c.relation = target)
+        WHERE t.relation = target AND t.columns IS NOT NULL
+          AND EXISTS (SELECT FROM rte.registered_column c WHERE c.relation = target);
+        PERFORM rte._note_columns(target);
+        -- A new partition is empty: nothing that clients hold changes.
+        IF tg_tag <> 'CREATE TABLE' THEN
+            PERFORM rte._mark(target, 'S');
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION rte._on_ddl() IS 'Event trigger: marks registered tables that were redefined';
+
+CREATE FUNCTION rte._on_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    target oid;
+BEGIN
+    FOR target IN
+        SELECT t.relation FROM pg_event_trigger_dropped_objects() d
+        JOIN rte.registered_table t ON t.relation = d.objid::regclass
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
+    LOOP
+        DELETE FROM rte.registered_table t WHERE t.relation = target;
+        DELETE FROM rte.registered_column c WHERE c.relation = target;
+        PERFORM rte._mark(target, 'S');
+    END LOOP;
+    -- A capture trigger or a partition that is gone: whose root it was is not told, so all partitioned or uncaptured tables.
+    IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
+               WHERE d.object_type IN ('trigger', 'table', 'type', 'policy', 'schema') AND NOT d.is_temporary) THEN
+        PERFORM rte._mark(t.relation, 'S')
+        FROM rte.registered_table t
+        JOIN pg_class c ON c.oid = t.relation
+        WHERE NOT rte._captured(t.relation)
+           OR c.relkind = 'p' AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d WHERE d.object_type = 'table');
+    END IF;
+END $$;
+COMMENT ON FUNCTION rte._on_drop() IS 'Event trigger: ends registrations of dropped tables';
+
+CREATE EVENT TRIGGER rte_on_ddl ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA', 'GRANT', 'REVOKE')
+    EXECUTE FUNCTION rte._on_ddl();
+CREATE EVENT TRIGGER rte_on_drop ON sql_drop EXECUTE FUNCTION rte._on_drop();
+ALTER EVENT TRIGGER rte_on_ddl ENABLE ALWAYS;
+ALTER EVENT TRIGGER rte_on_drop ENABLE ALWAYS;
+
+-- ---------------------------------------------------------------------------------------------------
+-- Views
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE VIEW rte.tables AS
+SELECT t.relation,
+       n.nspname AS schema_name,
+       c.relname AS table_name,
+       rte._key_columns(t.relation) AS key_columns,
+       rte._published_columns(t.relation, t.columns) AS columns,
+       rte._captured(t.relation) AS captured,
+       t.registered_at
+FROM rte.registered_table t
+JOIN pg_catalog.pg_class c ON c.oid = t.relation
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
+COMMENT ON VIEW rte.tables IS 'Registered tables';
+
+CREATE VIEW rte.workers AS
+SELECT w.pid, w.kind, d.datname AS database, w.state, w.started_at
+FROM rte._workers() w LEFT JOIN pg_catalog.pg_database d ON d.oid = w.database;
+COMMENT ON VIEW rte.workers IS 'Processes of whagons_rte in this server';
+
+CREATE VIEW rte.connections AS
+SELECT (c ->> 'session')::uuid AS session,
+       c ->> 'tenant' AS tenant,
+       c ->> 'role' AS role,
+       c ->> 'address' AS address,
+       c ->> 'client_id' AS client_id,
+       c ->> 'client_name' AS client_name,
+       to_timestamp((c ->> 'connected_at_us')::float8 / 1e6) AS connected_at,
+       jsonb_array_length(c -> 'subscriptions') AS subscriptions,
+       (c ->> 'queued_bytes')::int8 AS queued_bytes,
+       (c ->> 'sent_bytes')::int8 AS sent_bytes,
+       (c ->> 'sent_commits')::int8 AS sent_commits,
+       c ->> 'sent_cursor' AS sent_cursor,
+       c ->> 'acked_cursor' AS acked_cursor
+FROM jsonb_array_elements(rte._report()::jsonb -> 'connections') AS c;
+COMMENT ON VIEW rte.connections IS 'Open connections of clients of this database';
+
+CREATE VIEW rte.subscriptions AS
+SELECT (c ->> 'session')::uuid AS session,
+       s ->> 'id' AS id,
+       s ->> 'table' AS table_name,
+       s ->> 'shape' AS shape,
+       s ->> 'state' AS state
+FROM jsonb_array_elements(rte._report()::jsonb -> 'connections') AS c
+CROSS JOIN LATERAL jsonb_array_elements(c -> 'subscriptions') AS s;
+COMMENT ON VIEW rte.subscriptions IS 'Subscriptions of the open connections of this database';
+
+CREATE VIEW rte.sync_log AS
+SELECT l.xid,
+       l.relation::regclass AS relation,
+       CASE l.op WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate'
+                 WHEN 'P' THEN 'truncate partition' WHEN 'S' THEN 'redefine' WHEN 'A' THEN 'grant' ELSE 'gap' END AS operation,
+       rte._change_key(l.relation, l.fingerprint, l.new_row, l.old_row)::jsonb AS key,
+       l.at,
+       pg_catalog.pg_get_userbyid(l.role) AS role,
+       l.lsn,
+       l.cid AS command,
+       l.seq
+FROM rte.change_log l;
+COMMENT ON VIEW rte.sync_log IS 'The change log in readable form; at is the start of the transaction';
+
+-- ---------------------------------------------------------------------------------------------------
+-- Privileges: nobody, unless an administrator says so. The trigger function does nothing on tables that are
+-- not registered, and whoever creates a partition needs it.
+-- ---------------------------------------------------------------------------------------------------
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA rte FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA rte FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION rte.capture() TO PUBLIC;
+GRANT USAGE ON SCHEMA rte TO pg_monitor;
+GRANT SELECT ON rte.tables, rte.workers, rte.connections, rte.subscriptions, rte.sync_log TO pg_monitor;
+-- Functions in a view are checked as the reader, not as the view's owner.
+GRANT EXECUTE ON FUNCTION rte._workers(), rte._report(), rte._change_key(oid, int8, bytea, bytea),
+    rte._key_index(oid), rte._key_columns(oid), rte._published_columns(oid, name[]), rte._captured(oid) TO pg_monitor;
+
+DO $$
+BEGIN
+    IF rte._preloaded() THEN
+        PERFORM rte._wake();
+    ELSE
+        RAISE WARNING 'whagons_rte is not in shared_preload_libraries'
+            USING DETAIL = 'Tables can be registered, but no worker serves them.',
+                  HINT = 'Add whagons_rte to shared_preload_libraries and restart the server.';
+    END IF;
+END $$;

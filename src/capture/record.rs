@@ -1,0 +1,275 @@
+//! Images of rows: a heap tuple as it is, without the part of its header that is about visibility.
+//!
+//! An image holds no pointer out of itself: values that TOAST moved out of line are fetched back in, unless
+//! an update left them alone; those are left out and named in the [`Mask`]. Main thread only.
+
+use super::relation::Info;
+use crate::compat;
+use pgrx::pg_sys::{self, Datum};
+
+/// Bytes at the start of a tuple header that an image leaves out (t_choice and t_ctid).
+const SKIPPED: usize = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_infomask2);
+
+/// What an update keeps.
+pub struct Update {
+    pub new: Vec<u8>,
+    pub old: Vec<u8>,
+    pub mask: Vec<u8>,
+}
+
+/// Which attributes an update changed, and which values an image leaves out.
+///
+/// Bytes: `u16` length of each bitmap, then the bitmap of changed attributes, then that of values left out; bit
+/// `n` is attribute `n + 1`.
+pub struct Mask<'a> {
+    changed: &'a [u8],
+    left_out: &'a [u8],
+}
+
+impl<'a> Mask<'a> {
+    /// Reads a stored mask; an absent or short one has no bit set.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        let split = || {
+            let (len, rest) = bytes.split_first_chunk::<2>()?;
+            rest.split_at_checked(u16::from_le_bytes(*len) as usize)
+        };
+        let (changed, left_out) = split().unwrap_or((&[], &[]));
+        Self { changed, left_out }
+    }
+
+    pub fn changed(&self, attribute: i16) -> bool {
+        bit(self.changed, attribute)
+    }
+
+    pub fn left_out(&self, attribute: i16) -> bool {
+        bit(self.left_out, attribute)
+    }
+}
+
+fn bit(bits: &[u8], attribute: i16) -> bool {
+    let n = attribute as usize - 1;
+    bits.get(n / 8).is_some_and(|b| b >> (n % 8) & 1 == 1)
+}
+
+struct MaskBuilder(Vec<u8>, usize);
+
+impl MaskBuilder {
+    fn new(attributes: usize) -> Self {
+        let len = attributes.div_ceil(8);
+        let mut bytes = vec![0; 2 + 2 * len];
+        bytes[..2].copy_from_slice(&(len as u16).to_le_bytes());
+        Self(bytes, len)
+    }
+
+    fn set_changed(&mut self, i: usize) {
+        self.0[2 + i / 8] |= 1 << (i % 8);
+    }
+
+    fn set_left_out(&mut self, i: usize) {
+        self.0[2 + self.1 + i / 8] |= 1 << (i % 8);
+    }
+}
+
+/// A row in its root's layout, with attributes as values.
+struct Values {
+    tuple: pg_sys::HeapTuple,
+    values: Vec<Datum>,
+    nulls: Vec<bool>,
+}
+
+/// # Safety
+/// `tuple` is a row of the table of `info` (or of its partition).
+unsafe fn rooted(info: &Info, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
+    // SAFETY: the map was made for these two descriptors.
+    if info.map.is_null() { tuple } else { unsafe { pg_sys::execute_attr_map_tuple(tuple, info.map) } }
+}
+
+/// # Safety
+/// As for [`rooted`].
+unsafe fn deform(info: &Info, tuple: pg_sys::HeapTuple) -> Values {
+    // SAFETY: the arrays have as many elements as the descriptor has attributes.
+    unsafe {
+        let tuple = rooted(info, tuple);
+        let count = (*info.desc).natts as usize;
+        let (mut values, mut nulls) = (vec![Datum::from(0); count], vec![false; count]);
+        pg_sys::heap_deform_tuple(tuple, info.desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+        Values { tuple, values, nulls }
+    }
+}
+
+/// Whether a tuple holds values out of line.
+///
+/// # Safety
+/// `tuple` is valid.
+unsafe fn has_external(tuple: pg_sys::HeapTuple) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 }
+}
+
+/// # Safety
+/// `tuple` is valid.
+unsafe fn image(tuple: pg_sys::HeapTuple) -> Vec<u8> {
+    // SAFETY: a tuple has t_len bytes at t_data.
+    unsafe { std::slice::from_raw_parts((*tuple).t_data.cast::<u8>(), (*tuple).t_len as usize)[SKIPPED..].to_vec() }
+}
+
+/// The image of a whole row.
+///
+/// # Safety
+/// `tuple` is a row of the table of `info` (or of its partition).
+pub unsafe fn whole(info: &Info, tuple: pg_sys::HeapTuple) -> Vec<u8> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let tuple = rooted(info, tuple);
+        if has_external(tuple) { image(compat::toast_flatten_tuple(tuple, info.desc)) } else { image(tuple) }
+    }
+}
+
+/// What an update changed; `None` where it changed nothing.
+///
+/// # Safety
+/// Both are rows of the table of `info` (or of its partition).
+pub unsafe fn update(info: &Info, old: pg_sys::HeapTuple, new: pg_sys::HeapTuple) -> Option<Update> {
+    // SAFETY: the caller's promise; the arrays have the descriptor's length.
+    unsafe {
+        let (old, mut new) = (deform(info, old), deform(info, new));
+        let count = old.values.len();
+        let mut mask = MaskBuilder::new(count);
+        let mut old_nulls = vec![true; count];
+        let (mut any, mut key) = (false, false);
+        for i in 0..count {
+            let a = compat::attribute(info.desc, i);
+            if same(a, (old.values[i], old.nulls[i]), (new.values[i], new.nulls[i])) {
+                continue;
+            }
+            any = true;
+            key |= info.key.contains(&(i as i16 + 1));
+            mask.set_changed(i);
+            old_nulls[i] = old.nulls[i];
+        }
+        if !any {
+            return None;
+        }
+        let new_image = if !has_external(new.tuple) {
+            image(new.tuple)
+        } else if key {
+            // The row moves to another key, where clients need all of it.
+            image(compat::toast_flatten_tuple(new.tuple, info.desc))
+        } else {
+            for i in 0..count {
+                if !mask_changed(&mask, i) && !new.nulls[i] && is_external(compat::attribute(info.desc, i), new.values[i]) {
+                    mask.set_left_out(i);
+                    new.nulls[i] = true;
+                }
+            }
+            let tuple = pg_sys::heap_form_tuple(info.desc, new.values.as_mut_ptr(), new.nulls.as_mut_ptr());
+            image(compat::toast_flatten_tuple(tuple, info.desc))
+        };
+        // Of the old row: what changed, and out-of-line values as they are only where nobody else can tell them.
+        let mut old_values = old.values;
+        for i in 0..count {
+            if !old_nulls[i] && is_external(compat::attribute(info.desc, i), old_values[i]) {
+                old_values[i] = Datum::from(pg_sys::pg_detoast_datum(old_values[i].cast_mut_ptr()));
+            }
+        }
+        let tuple = pg_sys::heap_form_tuple(info.desc, old_values.as_mut_ptr(), old_nulls.as_mut_ptr());
+        Some(Update { new: new_image, old: image(tuple), mask: mask.0 })
+    }
+}
+
+/// The image of a deleted row: out-of-line values are left out, except the key's.
+///
+/// # Safety
+/// `tuple` is a row of the table of `info` (or of its partition).
+pub unsafe fn deleted(info: &Info, tuple: pg_sys::HeapTuple) -> (Vec<u8>, Vec<u8>) {
+    // SAFETY: the caller's promise; the arrays have the descriptor's length.
+    unsafe {
+        let mut row = deform(info, tuple);
+        let mut mask = MaskBuilder::new(row.values.len());
+        if !has_external(row.tuple) {
+            return (image(row.tuple), mask.0);
+        }
+        for i in 0..row.values.len() {
+            if row.nulls[i] || !is_external(compat::attribute(info.desc, i), row.values[i]) {
+                continue;
+            }
+            if info.key.contains(&(i as i16 + 1)) {
+                row.values[i] = Datum::from(pg_sys::pg_detoast_datum(row.values[i].cast_mut_ptr()));
+            } else {
+                mask.set_left_out(i);
+                row.nulls[i] = true;
+            }
+        }
+        let tuple = pg_sys::heap_form_tuple(info.desc, row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
+        (image(tuple), mask.0)
+    }
+}
+
+fn mask_changed(mask: &MaskBuilder, i: usize) -> bool {
+    mask.0[2 + i / 8] >> (i % 8) & 1 == 1
+}
+
+/// # Safety
+/// The value is of the attribute's type and not null.
+unsafe fn is_external(a: &pg_sys::FormData_pg_attribute, value: Datum) -> bool {
+    // SAFETY: a varlena's first byte tells its kind.
+    a.attlen == -1 && unsafe { pgrx::varatt_is_1b_e(value.cast_mut_ptr()) }
+}
+
+/// # Safety
+/// The values are of the attribute's type.
+unsafe fn same(a: &pg_sys::FormData_pg_attribute, old: (Datum, bool), new: (Datum, bool)) -> bool {
+    if old.1 || new.1 {
+        return old.1 == new.1;
+    }
+    // SAFETY: the caller's promise. Two out-of-line values are the same when their pointers are: an update that
+    // does not set a column carries its pointer over.
+    unsafe {
+        if is_external(a, old.0) && is_external(a, new.0) {
+            let len = pgrx::varsize_any(old.0.cast_mut_ptr());
+            let bytes = |d: Datum| std::slice::from_raw_parts(d.cast_mut_ptr::<u8>().cast_const(), len);
+            if len == pgrx::varsize_any(new.0.cast_mut_ptr()) && bytes(old.0) == bytes(new.0) {
+                return true;
+            }
+        }
+        compat::datum_image_eq(old.0, new.0, a.attbyval, i32::from(a.attlen))
+    }
+}
+
+/// A stored image, as a tuple that can be read with a descriptor of the same fingerprint.
+pub struct Image {
+    /// `u64` elements keep the tuple aligned as `MAXALIGN` wants.
+    memory: Vec<u64>,
+    len: usize,
+}
+
+impl Image {
+    pub fn new(bytes: &[u8]) -> Self {
+        let len = SKIPPED + bytes.len();
+        let mut memory = vec![0_u64; len.div_ceil(8)];
+        // SAFETY: the memory holds `len` bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.as_mut_ptr().cast::<u8>().add(SKIPPED), bytes.len());
+        }
+        Self { memory, len }
+    }
+
+    /// Values and nulls of all attributes; values point into the image.
+    ///
+    /// # Safety
+    /// `desc` has the fingerprint that the image was stored with.
+    pub unsafe fn deform(&mut self, desc: pg_sys::TupleDesc, values: &mut Vec<Datum>, nulls: &mut Vec<bool>) {
+        // SAFETY: the caller's promise; the arrays have the descriptor's length.
+        unsafe {
+            let count = (*desc).natts as usize;
+            values.resize(count, Datum::from(0));
+            nulls.resize(count, false);
+            let mut tuple = pg_sys::HeapTupleData {
+                t_len: self.len as u32,
+                t_data: self.memory.as_mut_ptr().cast(),
+                ..Default::default()
+            };
+            pg_sys::heap_deform_tuple(&mut tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What a backend remembers of its transaction: where its rows lie in the log, and whether a feeder
+//! must be told.
+//!
+//! Invariants: rows are announced before the transaction can be seen (at pre-commit or pre-prepare, or at once
+//! after that); the feeder is woken only after it can be seen. Main thread only.
+
+use super::relation;
+use crate::changelog::{self, Op, Row, segments};
+use crate::shmem::{self, Range, Slot};
+use crate::{guc, snapshot};
+use pgrx::pg_sys::{self, Oid};
+use std::cell::RefCell;
+
+/// Blocks between two ranges that are still worth reading to keep them one.
+const GAP: u32 = 64;
+/// Rows between looks at the size of the segment.
+const LOOK: u32 = 64;
+/// A row of this many bytes is reason to look at once.
+const LARGE: usize = 64 * 1024;
+/// Ranges that a transaction keeps before it announces them.
+const RANGES: usize = shmem::RANGES;
+
+#[derive(Default)]
+struct Transaction {
+    /// Full top-level id; zero: nothing was captured.
+    xid: u64,
+    at: i64,
+    seq: u32,
+    slot: Option<Slot>,
+    ranges: Vec<Range>,
+    /// Set once the commit has begun: what comes now is announced at once.
+    announced: bool,
+    wrote_start: bool,
+    /// Epoch in which a gap was written by this transaction.
+    wrote_gap: Option<u32>,
+    /// Whether the segment was found to be far past its size.
+    full: bool,
+    /// Oid of the segment that was used last.
+    segment: Option<(usize, Oid)>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Transaction> = RefCell::new(Transaction::default());
+    /// Epoch in which this backend has committed a gap.
+    static GAP_MARKED: std::cell::Cell<Option<u32>> = const { std::cell::Cell::new(None) };
+}
+
+/// Registers the callbacks of this process. Called once, when the library is loaded.
+pub fn register_callbacks() {
+    // SAFETY: the functions have the right types and live as long as the process.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_relcache), pg_sys::Datum::from(0));
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relation: Oid) {
+    relation::forget(relation);
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+    };
+    CURRENT.with_borrow_mut(|t| {
+        if t.xid == 0 {
+            return;
+        }
+        match event {
+            XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => t.announce(),
+            XACT_EVENT_COMMIT => {
+                if let Some(slot) = t.slot {
+                    if t.wrote_start {
+                        slot.get().start_recorded.store(true, std::sync::atomic::Ordering::Release);
+                    }
+                    slot.wake();
+                }
+                if t.wrote_gap.is_some() {
+                    GAP_MARKED.set(t.wrote_gap);
+                }
+                *t = Transaction::default();
+            }
+            // A prepared transaction wakes nobody when it commits: the feeder's poll finds it.
+            XACT_EVENT_ABORT | XACT_EVENT_PREPARE => *t = Transaction::default(),
+            _ => {}
+        }
+    });
+}
+
+/// Appends a change of `relation` to the log.
+#[allow(clippy::too_many_arguments, reason = "the columns of a row")]
+pub fn append(
+    relation: Oid,
+    fingerprint: i64,
+    op: Op,
+    cid: u32,
+    new_row: Option<&[u8]>,
+    old_row: Option<&[u8]>,
+    mask: Option<&[u8]>,
+) {
+    CURRENT.with_borrow_mut(|t| {
+        t.begin();
+        t.append(relation, fingerprint, op, cid, [new_row, old_row, mask]);
+    });
+}
+
+/// Appends a marker (`Redefined`, `Access`): something about `relation` changed that is not a row.
+pub fn mark(relation: Oid, op: Op) {
+    // SAFETY: in a transaction, as every caller is.
+    let cid = unsafe { pg_sys::GetCurrentCommandId(true) };
+    append(relation, 0, op, cid, None, None, None);
+}
+
+impl Transaction {
+    fn begin(&mut self) {
+        // SAFETY: in a transaction on the main thread.
+        unsafe {
+            if self.xid == 0 {
+                self.xid = pg_sys::GetTopFullTransactionId().value;
+                self.at = pg_sys::GetCurrentTransactionStartTimestamp();
+                self.slot = shmem::available().then(|| shmem::database(pg_sys::MyDatabaseId)).flatten();
+            }
+        }
+        if let Some(slot) = self.slot
+            && !self.wrote_start
+            && !slot.get().start_recorded.load(std::sync::atomic::Ordering::Acquire)
+        {
+            segments::record_start();
+            self.wrote_start = true;
+        }
+    }
+
+    fn append(&mut self, relation: Oid, fingerprint: i64, op: Op, cid: u32, images: [Option<&[u8]>; 3]) {
+        let Some((segment, oid)) = self.current_segment() else { return };
+        let soft = guc::max_log_bytes() / shmem::SEGMENTS as u64;
+        let bytes: usize = images.iter().flatten().map(|i| i.len()).sum();
+        if self.seq % LOOK == 0 || bytes > LARGE {
+            self.full = segments::size_bytes(oid) > 2 * soft;
+        }
+        let full = self.slot.is_none() || self.full;
+        let (relation, fingerprint, op, images) = if full {
+            if !self.gap_is_due() {
+                return;
+            }
+            (Oid::INVALID, 0, Op::Gap, [None; 3])
+        } else {
+            (relation, fingerprint, op, images)
+        };
+        let row = Row {
+            xid: self.xid,
+            // End of this backend's last WAL record: after every commit that this change had to wait for.
+            // SAFETY: a plain read.
+            lsn: unsafe { pg_sys::XactLastRecEnd },
+            at: self.at,
+            fingerprint,
+            cid,
+            seq: self.seq,
+            relation,
+            // SAFETY: a plain read.
+            role: unsafe { pg_sys::GetUserId() },
+            op,
+            new_row: images[0],
+            old_row: images[1],
+            mask: images[2],
+        };
+        self.seq += 1;
+        // SAFETY: the segment is opened with the lock that `append` wants, which is kept until the end of
+        // the transaction and so holds off the truncation of the segment.
+        let block = unsafe {
+            let segment = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
+            let block = changelog::append(segment, &row);
+            pg_sys::table_close(segment, pg_sys::NoLock as i32);
+            block
+        };
+        self.note(Range { segment: segment as u32, first: block, last: block });
+        if let Some(slot) = self.slot
+            && u64::from(block) * u64::from(pg_sys::BLCKSZ) > soft
+        {
+            // The feeder rotates; it need not wait for our commit to do so.
+            if !slot.get().rotate.swap(true, std::sync::atomic::Ordering::AcqRel) {
+                slot.wake_always();
+            }
+        }
+    }
+
+    fn current_segment(&mut self) -> Option<(usize, Oid)> {
+        let segment = match self.slot.and_then(Slot::segment) {
+            Some(segment) => segment,
+            None => {
+                let segment = segments::newest()?;
+                if let Some(slot) = self.slot {
+                    slot.set_segment(segment);
+                }
+                segment
+            }
+        };
+        match self.segment {
+            Some((known, oid)) if known == segment => Some((segment, oid)),
+            _ => {
+                let oid = changelog::segment_oid(segment)?;
+                self.segment = Some((segment, oid));
+                self.segment
+            }
+        }
+    }
+
+    /// Whether the log must be told that changes are missing from it. With a feeder at work every
+    /// transaction tells; without one, once per backend is enough, because a feeder that starts asks for the rest.
+    fn gap_is_due(&mut self) -> bool {
+        let epoch = match self.slot {
+            Some(slot) => {
+                let database = slot.get();
+                database.gap.store(true, std::sync::atomic::Ordering::Release);
+                let epoch = database.epoch.load(std::sync::atomic::Ordering::Acquire);
+                if database.has_feeder() {
+                    let due = self.wrote_gap.is_none();
+                    self.wrote_gap = Some(epoch);
+                    return due;
+                }
+                epoch
+            }
+            None => 0,
+        };
+        let due = self.wrote_gap.is_none() && GAP_MARKED.get() != Some(epoch);
+        if due {
+            self.wrote_gap = Some(epoch);
+        }
+        due
+    }
+
+    /// Remembers where a row went.
+    fn note(&mut self, range: Range) {
+        let near = |r: &&mut Range| {
+            r.segment == range.segment && range.first <= r.last.saturating_add(GAP) && r.first <= range.first.saturating_add(GAP)
+        };
+        if let Some(r) = self.ranges.iter_mut().find(near) {
+            r.first = r.first.min(range.first);
+            r.last = r.last.max(range.last);
+        } else {
+            if self.ranges.len() == RANGES {
+                self.announce_now();
+            }
+            self.ranges.push(range);
+        }
+        if self.announced {
+            self.announce_now();
+        }
+    }
+
+    fn announce(&mut self) {
+        self.announced = true;
+        self.announce_now();
+    }
+
+    fn announce_now(&mut self) {
+        if let Some(slot) = self.slot
+            && !self.ranges.is_empty()
+        {
+            slot.announce(self.xid, &self.ranges);
+        }
+        self.ranges.clear();
+    }
+}
+
+/// The oldest transaction that may still write, in the 64-bit form.
+pub fn oldest_running() -> u64 {
+    // SAFETY: takes its own locks; not in recovery, as we are writing.
+    let xid = unsafe { pg_sys::GetOldestActiveTransactionId() };
+    snapshot::full_xid(xid, snapshot::next_xid())
+}

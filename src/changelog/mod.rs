@@ -1,0 +1,191 @@
+//! The change log: rows of committed transactions, and of those that may still commit.
+//!
+//! `rte.change_log_0` … are heaps without an index, appended to by capture ([`append`]), read by a
+//! feeder ([`reader`]), cut by whole segments ([`segments`]). Invariant: a row is appended in the very
+//! transaction whose change it is, so both commit or neither. Main thread only.
+
+pub mod reader;
+pub mod segments;
+
+use crate::shmem;
+use pgrx::pg_sys::{self, Datum, Oid};
+use std::ffi::CString;
+
+/// What a row of the log records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+    /// A partition was truncated: what it held left the root.
+    TruncatePart,
+    /// The relation was redefined, registered anew or dropped; from here on older rows cannot be continued.
+    Redefined,
+    /// Grants changed.
+    Access,
+    /// Changes were not captured: cursors from before cannot go on.
+    Gap,
+}
+
+impl Op {
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Insert => b'I',
+            Self::Update => b'U',
+            Self::Delete => b'D',
+            Self::Truncate => b'T',
+            Self::TruncatePart => b'P',
+            Self::Redefined => b'S',
+            Self::Access => b'A',
+            Self::Gap => b'G',
+        }
+    }
+
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            b'I' => Self::Insert,
+            b'U' => Self::Update,
+            b'D' => Self::Delete,
+            b'T' => Self::Truncate,
+            b'P' => Self::TruncatePart,
+            b'S' => Self::Redefined,
+            b'A' => Self::Access,
+            b'G' => Self::Gap,
+            _ => return None,
+        })
+    }
+
+    /// The word that users read.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Truncate => "truncate",
+            Self::TruncatePart => "truncate partition",
+            Self::Redefined => "redefine",
+            Self::Access => "grant",
+            Self::Gap => "gap",
+        }
+    }
+}
+
+/// Columns of a segment, in the order of `sql/whagons_rte--*.sql`.
+pub mod column {
+    pub const XID: usize = 0;
+    pub const LSN: usize = 1;
+    pub const AT: usize = 2;
+    pub const FINGERPRINT: usize = 3;
+    pub const CID: usize = 4;
+    pub const SEQ: usize = 5;
+    pub const RELATION: usize = 6;
+    pub const ROLE: usize = 7;
+    pub const OP: usize = 8;
+    pub const NEW_ROW: usize = 9;
+    pub const OLD_ROW: usize = 10;
+    pub const MASK: usize = 11;
+    pub const COUNT: usize = 12;
+}
+
+/// A row to be appended. Rows are tuple images as `capture::record` makes them.
+pub struct Row<'a> {
+    pub xid: u64,
+    pub lsn: u64,
+    pub at: i64,
+    pub fingerprint: i64,
+    pub cid: u32,
+    pub seq: u32,
+    pub relation: Oid,
+    pub role: Oid,
+    pub op: Op,
+    pub new_row: Option<&'a [u8]>,
+    pub old_row: Option<&'a [u8]>,
+    pub mask: Option<&'a [u8]>,
+}
+
+/// Oid of the schema `rte`, or invalid while the extension is not there.
+pub fn schema_oid() -> Oid {
+    // SAFETY: a catalog look-up with a static C string.
+    unsafe { pg_sys::get_namespace_oid(c"rte".as_ptr(), true) }
+}
+
+/// Oid of a relation in the schema `rte`.
+pub fn relation_oid(name: &str) -> Option<Oid> {
+    let schema = schema_oid();
+    let name = CString::new(name).ok()?;
+    if schema == Oid::INVALID {
+        return None;
+    }
+    // SAFETY: a catalog look-up with a valid C string.
+    let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+    (oid != Oid::INVALID).then_some(oid)
+}
+
+/// Oid of a segment.
+pub fn segment_oid(segment: usize) -> Option<Oid> {
+    debug_assert!(segment < shmem::SEGMENTS);
+    relation_oid(&format!("change_log_{segment}"))
+}
+
+fn bytea(bytes: Option<&[u8]>) -> (Datum, bool) {
+    let Some(bytes) = bytes else { return (Datum::from(0), true) };
+    let len = bytes.len() + pg_sys::VARHDRSZ;
+    // SAFETY: palloc returns `len` bytes or raises an error; header and data fill them.
+    unsafe {
+        let varlena = pg_sys::palloc(len).cast::<pg_sys::varlena>();
+        pgrx::set_varsize_4b(varlena, len as i32);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), varlena.cast::<u8>().add(pg_sys::VARHDRSZ), bytes.len());
+        (Datum::from(varlena), false)
+    }
+}
+
+/// Appends a row to an open segment; returns the block that it went to.
+///
+/// # Safety
+/// `relation` is a segment, opened with `RowExclusiveLock`, in a transaction with an id.
+pub unsafe fn append(relation: pg_sys::Relation, row: &Row<'_>) -> u32 {
+    let (new_row, new_null) = bytea(row.new_row);
+    let (old_row, old_null) = bytea(row.old_row);
+    let (mask, mask_null) = bytea(row.mask);
+    let mut values = [Datum::from(0); column::COUNT];
+    values[column::XID] = Datum::from(row.xid);
+    values[column::LSN] = Datum::from(row.lsn);
+    values[column::AT] = Datum::from(row.at);
+    values[column::FINGERPRINT] = Datum::from(row.fingerprint);
+    values[column::CID] = Datum::from(row.cid as i32);
+    values[column::SEQ] = Datum::from(row.seq as i32);
+    values[column::RELATION] = Datum::from(row.relation);
+    values[column::ROLE] = Datum::from(row.role);
+    values[column::OP] = Datum::from(row.op.code() as i8);
+    values[column::NEW_ROW] = new_row;
+    values[column::OLD_ROW] = old_row;
+    values[column::MASK] = mask;
+    let mut nulls = [false; column::COUNT];
+    nulls[column::NEW_ROW] = new_null;
+    nulls[column::OLD_ROW] = old_null;
+    nulls[column::MASK] = mask_null;
+
+    // SAFETY: the descriptor has COUNT attributes of the types above (sql/whagons_rte--*.sql). SKIP_FSM keeps a
+    // backend on its own page or the last one; NO_LOGICAL keeps the log out of logical decoding.
+    unsafe {
+        let tuple = pg_sys::heap_form_tuple((*relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+        let options = pg_sys::HEAP_INSERT_SKIP_FSM | pg_sys::HEAP_INSERT_NO_LOGICAL;
+        pg_sys::heap_insert(
+            relation,
+            tuple,
+            pg_sys::GetCurrentCommandId(true),
+            options as i32,
+            std::ptr::null_mut(),
+        );
+        let block = (*tuple).t_self.ip_blkid;
+        let block = u32::from(block.bi_hi) << 16 | u32::from(block.bi_lo);
+        pg_sys::heap_freetuple(tuple);
+        for (datum, null) in [(new_row, new_null), (old_row, old_null), (mask, mask_null)] {
+            if !null {
+                pg_sys::pfree(datum.cast_mut_ptr());
+            }
+        }
+        block
+    }
+}

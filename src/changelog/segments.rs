@@ -1,0 +1,211 @@
+//! Segments of the log: which one is written, when the next is, and what a cut leaves behind.
+//!
+//! The feeder alone rotates and cuts ([`rotate`]). Invariant: a segment is cut only when every transaction that
+//! wrote to it has ended (its lock tells), and the cut leaves a *horizon*, a snapshot: a cursor goes on
+//! only if it contains every horizon, hence missed nothing that was in a segment that is gone. Main thread only.
+
+use super::{reader, relation_oid, segment_oid};
+use crate::capture::oldest_running;
+use crate::{guc, shmem, snapshot};
+use pgrx::pg_sys::{self, Datum, Oid};
+use rte_core::Snapshot;
+
+/// A row of `rte.log_segment`.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    pub number: usize,
+    /// Order of use; the highest is written to.
+    pub generation: i64,
+    /// When it began to be written to; microseconds since 2000-01-01.
+    pub opened_at: i64,
+    /// What a cursor must contain to go on.
+    pub horizon: Option<Snapshot>,
+}
+
+/// Bytes of a segment's heap (its out-of-line values not counted).
+pub fn size_bytes(oid: Oid) -> u64 {
+    // SAFETY: opens and closes a relation that exists; the size is a file's size.
+    unsafe {
+        let rel = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
+        let blocks = pg_sys::RelationGetNumberOfBlocksInFork(rel, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::table_close(rel, pg_sys::NoLock as i32);
+        u64::from(blocks) * u64::from(pg_sys::BLCKSZ)
+    }
+}
+
+/// The segment that is written to, from the table: for backends that find shared memory empty.
+pub fn newest() -> Option<usize> {
+    all().into_iter().max_by_key(|s| s.generation).map(|s| s.number)
+}
+
+/// All rows of `rte.log_segment` as committed now. Needs no privilege: read below SQL.
+pub fn all() -> Vec<Segment> {
+    let Some(oid) = relation_oid("log_segment") else { return Vec::new() };
+    let mut segments = Vec::new();
+    // SAFETY: an ordinary catalog-style scan; columns as sql/whagons_rte--*.sql declares them.
+    unsafe {
+        let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
+        let scan =
+            pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let mut values = [Datum::from(0); 4];
+            let mut nulls = [false; 4];
+            pg_sys::heap_deform_tuple(tuple, (*rel).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let horizon = (!nulls[3]).then(|| text(values[3])).and_then(|t| t.parse().ok());
+            segments.push(Segment {
+                number: values[0].value() as usize,
+                generation: values[1].value() as i64,
+                opened_at: values[2].value() as i64,
+                horizon,
+            });
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(rel, pg_sys::AccessShareLock as i32);
+    }
+    segments.retain(|s| s.number < shmem::SEGMENTS);
+    segments.sort_by_key(|s| s.number);
+    segments
+}
+
+/// # Safety
+/// `datum` is a non-null text value.
+unsafe fn text(datum: Datum) -> String {
+    // SAFETY: the caller's promise.
+    unsafe { pgrx::FromDatum::from_datum(datum, false).unwrap_or_default() }
+}
+
+/// Writes this start of the server down, with the oldest transaction that may still write.
+///
+/// Every transaction that is captured after a start has an id at or above what is written, and the row
+/// commits with the first of them: so no change of this start is in the log without it.
+pub fn record_start() {
+    let Some(oid) = relation_oid("server_start") else { return };
+    // SAFETY: columns as sql/whagons_rte--*.sql declares them; all are not null.
+    unsafe {
+        let rel = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
+        let mut values = [
+            Datum::from(shmem::start() as i64),
+            Datum::from(oldest_running()),
+            Datum::from(pg_sys::GetXLogInsertRecPtr()),
+            Datum::from(pg_sys::GetCurrentTimestamp()),
+        ];
+        let mut nulls = [false; 4];
+        let tuple = pg_sys::heap_form_tuple((*rel).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+        pg_sys::heap_insert(rel, tuple, pg_sys::GetCurrentCommandId(true), 0, std::ptr::null_mut());
+        pg_sys::table_close(rel, pg_sys::NoLock as i32);
+    }
+}
+
+/// A row of `rte.server_start`.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    pub start: u64,
+    pub boundary: u64,
+    pub lsn: u64,
+}
+
+/// All starts that were written down, as committed now.
+pub fn starts() -> Vec<Start> {
+    let Some(oid) = relation_oid("server_start") else { return Vec::new() };
+    let mut starts = Vec::new();
+    // SAFETY: as in `all`.
+    unsafe {
+        let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
+        let scan =
+            pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let mut values = [Datum::from(0); 4];
+            let mut nulls = [false; 4];
+            pg_sys::heap_deform_tuple(tuple, (*rel).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            starts.push(Start {
+                start: values[0].value() as u64,
+                boundary: values[1].value() as u64,
+                lsn: values[2].value() as u64,
+            });
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(rel, pg_sys::AccessShareLock as i32);
+    }
+    starts
+}
+
+/// What a rotation wants to do, decided from sizes and ages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    Nothing,
+    /// The current segment is full or old: write to another.
+    Next,
+    /// This segment is older than the retention: cut it.
+    Cut(usize),
+}
+
+/// What is due, given the time. `sizes` are bytes per segment number.
+pub fn due(segments: &[Segment], sizes: &[u64], now: i64) -> Due {
+    let Some(current) = segments.iter().max_by_key(|s| s.generation) else { return Due::Nothing };
+    let soft = guc::max_log_bytes() / shmem::SEGMENTS as u64;
+    let share = guc::retention_us() / (shmem::SEGMENTS as i64 - 1);
+    if sizes[current.number] > soft || (sizes[current.number] > 0 && now - current.opened_at > share) {
+        return Due::Next;
+    }
+    // What was written to a segment is not younger than the time when its successor was opened.
+    for segment in segments.iter().filter(|s| s.number != current.number && sizes[s.number] > 0) {
+        let closed = segments.iter().filter(|s| s.generation > segment.generation).map(|s| s.opened_at).min();
+        if closed.is_some_and(|closed| now - closed > guc::retention_us()) {
+            return Due::Cut(segment.number);
+        }
+    }
+    Due::Nothing
+}
+
+/// Empties a segment and leaves its horizon. `false` where somebody may still write to it, or `delivered`, the
+/// last tick's snapshot, has not seen all of it. In a transaction.
+pub fn cut(segment: usize, delivered: &Snapshot) -> bool {
+    let Some(oid) = segment_oid(segment) else { return false };
+    // SAFETY: the lock is held to the end of the transaction; never waited for, so that writers are not queued
+    // behind us.
+    if !unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessExclusiveLock as i32) } {
+        return false;
+    }
+    let xids = reader::xids(segment, delivered);
+    if xids.unseen {
+        return false;
+    }
+    if let Some(last) = xids.last {
+        // SAFETY: the snapshot is read at once.
+        let now = unsafe { snapshot::copy(pg_sys::GetLatestSnapshot()) };
+        let old = all().into_iter().find(|s| s.number == segment).and_then(|s| s.horizon);
+        let xmax = old.map_or(0, |h| h.xmax()).max(last + 1);
+        let horizon = Snapshot::new(xmax.min(now.xmax()), now.in_progress().to_vec());
+        pgrx::Spi::run_with_args(
+            "UPDATE rte.log_segment SET horizon = $2 WHERE segment = $1",
+            &[(segment as i32).into(), horizon.to_string().into()],
+        )
+        .unwrap_or_else(|e| pgrx::error!("could not write the horizon: {e}"));
+    }
+    pgrx::Spi::run(&format!("TRUNCATE rte.change_log_{segment}"))
+        .unwrap_or_else(|e| pgrx::error!("could not cut the change log: {e}"));
+    true
+}
+
+/// Makes another segment current, cutting the oldest one that can be. Returns it; `None` where all are in
+/// use by transactions that run. In a transaction; the caller publishes it after the commit.
+pub fn next(segments: &[Segment], delivered: &Snapshot) -> Option<usize> {
+    let newest = segments.iter().map(|s| s.generation).max()?;
+    let mut others: Vec<&Segment> = segments.iter().filter(|s| s.generation != newest).collect();
+    others.sort_by_key(|s| s.generation);
+    let next = others.into_iter().find(|s| cut(s.number, delivered))?.number;
+    pgrx::Spi::run_with_args(
+        "UPDATE rte.log_segment SET generation = $2, opened_at = now() WHERE segment = $1",
+        &[(next as i32).into(), (newest + 1).into()],
+    )
+    .unwrap_or_else(|e| pgrx::error!("could not open a segment: {e}"));
+    Some(next)
+}

@@ -1,0 +1,199 @@
+//! The settings `rte.*`: each declared once, with unit, range and the reason for its default
+//! (`docs/SETTINGS.md` is written from here).
+//!
+//! Leaf. Main thread only; the gateway gets a copied [`GatewayConfig`].
+
+use pgrx::pg_sys;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use rte_protocol::bridge::GatewayConfig;
+use std::ffi::{CStr, CString};
+
+type Text = GucSetting<Option<CString>>;
+type Int = GucSetting<i32>;
+
+// The database whose tables a `hello` without tenant reads. `postgres` exists in every cluster.
+static LANDLORD_DATABASE: Text = GucSetting::<Option<CString>>::new(Some(c"postgres"));
+// Loopback until told otherwise: closed by default.
+static LISTEN_ADDRESSES: Text = GucSetting::<Option<CString>>::new(Some(c"127.0.0.1"));
+// 8080 and 8081 are commonly taken on developers' machines.
+static PORT: Int = GucSetting::<i32>::new(8082);
+// Nobody gets in without a token unless an administrator says as whom.
+static ANON_ROLE: Text = GucSetting::<Option<CString>>::new(Some(c""));
+static ALLOWED_ORIGINS: Text = GucSetting::<Option<CString>>::new(Some(c""));
+// Databases that may be captured at once; each holds about 100 kB of shared memory.
+static MAX_DATABASES: Int = GucSetting::<i32>::new(16);
+// A client that is away over a weekend's night resumes; one that is away longer reads a snapshot.
+static RETENTION: Int = GucSetting::<i32>::new(24 * 60);
+// Large enough for a day of moderate load, small enough for any disk.
+static MAX_LOG_SIZE: Int = GucSetting::<i32>::new(1024);
+// Recent ticks, so that a reconnect storm does not read the log: some seconds of heavy load.
+static HISTORY_SIZE: Int = GucSetting::<i32>::new(64 * 1024);
+// Replaying more than this costs more than a snapshot.
+static MAX_CATCH_UP_SIZE: Int = GucSetting::<i32>::new(256 * 1024);
+// Upper bound of the pause between ticks under load: below what a person notices.
+static MAX_TICK_INTERVAL: Int = GucSetting::<i32>::new(20);
+// The wake at commit is a hint (COMMIT PREPARED does not send it); this backs it up.
+static POLL_INTERVAL: Int = GucSetting::<i32>::new(500);
+// Snapshots that are read at once in a database; each takes a background worker slot.
+static QUERY_WORKERS: Int = GucSetting::<i32>::new(2);
+static QUERY_WORKER_IDLE_TIMEOUT: Int = GucSetting::<i32>::new(60);
+// One thread carries thousands of connections; a second keeps one busy core from delaying the rest.
+static IO_THREADS: Int = GucSetting::<i32>::new(2);
+static HELLO_TIMEOUT: Int = GucSetting::<i32>::new(10_000);
+// Below the 60 s after which common proxies cut an idle connection.
+static HEARTBEAT_INTERVAL: Int = GucSetting::<i32>::new(25_000);
+static STALL_TIMEOUT: Int = GucSetting::<i32>::new(30_000);
+static MAX_CONNECTIONS: Int = GucSetting::<i32>::new(20_000);
+static MAX_CONNECTIONS_PER_ADDRESS: Int = GucSetting::<i32>::new(20_000);
+static MAX_SUBSCRIPTIONS: Int = GucSetting::<i32>::new(200);
+// A client sends small messages; a megabyte leaves room for writes with documents in them.
+static MAX_FRAME_SIZE: Int = GucSetting::<i32>::new(1024);
+static CLIENT_QUEUE_SIZE: Int = GucSetting::<i32>::new(16 * 1024);
+
+/// Declares every setting. Called once, when the library is loaded.
+pub fn register() {
+    use GucContext::{Postmaster, Sighup};
+    let ms = GucFlags::UNIT_MS;
+    let kb = GucFlags::UNIT_KB;
+    let none = GucFlags::default();
+
+    text(c"rte.landlord_database", c"Database whose tables clients without a tenant read.", &LANDLORD_DATABASE, Postmaster);
+    text(c"rte.listen_addresses", c"Host names or addresses that the gateway listens on.", &LISTEN_ADDRESSES, Sighup);
+    text(c"rte.anon_role", c"Role of clients without a token; empty means that a token is needed.", &ANON_ROLE, Sighup);
+    text(c"rte.allowed_origins", c"Origins that browsers may come from besides the gateway's own; * is any.", &ALLOWED_ORIGINS, Sighup);
+
+    int(c"rte.port", c"TCP port of the gateway.", &PORT, 1, 65_535, Sighup, none);
+    int(c"rte.max_databases", c"Databases whose changes may be captured at once.", &MAX_DATABASES, 1, 1024, Postmaster, none);
+    int(c"rte.retention", c"How long the change log is kept for clients that come back.", &RETENTION, 1, 60 * 24 * 365, Sighup, GucFlags::UNIT_MIN);
+    int(c"rte.max_log_size", c"Size of the change log of a database, past which its oldest part is cut.", &MAX_LOG_SIZE, 8, 1 << 20, Sighup, GucFlags::UNIT_MB);
+    int(c"rte.history_size", c"Memory of a feeder for recent ticks.", &HISTORY_SIZE, 64, 1 << 24, Sighup, kb);
+    int(c"rte.max_catch_up_size", c"Changes that a resuming client is sent at most; beyond it gets a snapshot.", &MAX_CATCH_UP_SIZE, 64, 1 << 24, Sighup, kb);
+    int(c"rte.max_tick_interval", c"Longest pause between ticks under load.", &MAX_TICK_INTERVAL, 0, 1000, Sighup, ms);
+    int(c"rte.poll_interval", c"How often a feeder looks for changes that no commit announced.", &POLL_INTERVAL, 10, 60_000, Sighup, ms);
+    int(c"rte.query_workers", c"Query workers per database.", &QUERY_WORKERS, 1, 64, Sighup, none);
+    int(c"rte.query_worker_idle_timeout", c"Time after which an idle query worker ends.", &QUERY_WORKER_IDLE_TIMEOUT, 1, 86_400, Sighup, GucFlags::UNIT_S);
+    int(c"rte.io_threads", c"Threads of the gateway that serve connections.", &IO_THREADS, 1, 64, Postmaster, none);
+    int(c"rte.hello_timeout", c"Time for a connection to say hello.", &HELLO_TIMEOUT, 100, 600_000, Sighup, ms);
+    int(c"rte.heartbeat_interval", c"Time between heartbeats; a client that misses two is closed.", &HEARTBEAT_INTERVAL, 100, 600_000, Sighup, ms);
+    int(c"rte.stall_timeout", c"Time without progress after which the reader of a snapshot is closed.", &STALL_TIMEOUT, 100, 600_000, Sighup, ms);
+    int(c"rte.max_connections", c"Connections of clients.", &MAX_CONNECTIONS, 1, 1_000_000, Sighup, none);
+    int(c"rte.max_connections_per_address", c"Connections from one address.", &MAX_CONNECTIONS_PER_ADDRESS, 1, 1_000_000, Sighup, none);
+    int(c"rte.max_subscriptions", c"Subscriptions of a connection.", &MAX_SUBSCRIPTIONS, 1, 100_000, Sighup, none);
+    int(c"rte.max_frame_size", c"Largest frame that a client may send.", &MAX_FRAME_SIZE, 1, 1 << 20, Sighup, kb);
+    int(c"rte.client_queue_size", c"Bytes that may wait for a client before it is closed as too slow.", &CLIENT_QUEUE_SIZE, 64, 1 << 21, Sighup, kb);
+
+    // SAFETY: the prefix is a static C string; from here on misspelt rte.* settings are reported.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"rte".as_ptr()) };
+}
+
+fn text(name: &'static CStr, what: &'static CStr, setting: &'static Text, context: GucContext) {
+    GucRegistry::define_string_guc(name, what, c"", setting, context, GucFlags::default());
+}
+
+fn int(
+    name: &'static CStr,
+    what: &'static CStr,
+    setting: &'static Int,
+    min: i32,
+    max: i32,
+    context: GucContext,
+    flags: GucFlags,
+) {
+    GucRegistry::define_int_guc(name, what, c"", setting, min, max, context, flags);
+}
+
+fn get_text(setting: &Text) -> String {
+    setting.get().map(|s| s.to_string_lossy().trim().to_owned()).unwrap_or_default()
+}
+
+#[allow(clippy::cast_sign_loss, reason = "every integer setting has a positive range")]
+fn get(setting: &Int) -> u64 {
+    setting.get() as u64
+}
+
+fn get_list(setting: &Text) -> Vec<String> {
+    get_text(setting).split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect()
+}
+
+pub fn landlord_database() -> String {
+    get_text(&LANDLORD_DATABASE)
+}
+
+/// The role of sessions without a token, if there is one.
+pub fn anon_role() -> Option<String> {
+    Some(get_text(&ANON_ROLE)).filter(|role| !role.is_empty())
+}
+
+pub fn max_databases() -> usize {
+    get(&MAX_DATABASES) as usize
+}
+
+pub fn retention_us() -> i64 {
+    i64::from(RETENTION.get()) * 60 * 1_000_000
+}
+
+pub fn max_log_bytes() -> u64 {
+    get(&MAX_LOG_SIZE) << 20
+}
+
+pub fn history_bytes() -> usize {
+    (get(&HISTORY_SIZE) << 10) as usize
+}
+
+pub fn max_catch_up_bytes() -> usize {
+    (get(&MAX_CATCH_UP_SIZE) << 10) as usize
+}
+
+pub fn max_tick_interval_us() -> u64 {
+    get(&MAX_TICK_INTERVAL) * 1000
+}
+
+pub fn poll_interval_ms() -> u64 {
+    get(&POLL_INTERVAL)
+}
+
+pub fn heartbeat_ms() -> u64 {
+    get(&HEARTBEAT_INTERVAL)
+}
+
+pub fn query_workers() -> usize {
+    get(&QUERY_WORKERS) as usize
+}
+
+pub fn query_worker_idle_timeout_ms() -> u64 {
+    get(&QUERY_WORKER_IDLE_TIMEOUT) * 1000
+}
+
+pub fn stall_timeout_ms() -> u64 {
+    get(&STALL_TIMEOUT)
+}
+
+/// Path of the bridge's socket, relative to the data directory; empty while no gateway runs.
+pub fn bridge_path() -> String {
+    crate::shmem::bridge_path()
+}
+
+/// `whagons_rte x.y.z`
+pub const SERVER: &str = concat!("whagons_rte ", env!("CARGO_PKG_VERSION"));
+
+/// What the gateway needs to know, copied.
+#[allow(clippy::cast_possible_truncation, reason = "ranges of the settings")]
+pub fn gateway_config(bridge_path: String) -> GatewayConfig {
+    GatewayConfig {
+        server: SERVER.to_owned(),
+        listen_addresses: get_list(&LISTEN_ADDRESSES),
+        port: get(&PORT) as u16,
+        bridge_path,
+        landlord_database: landlord_database(),
+        io_threads: get(&IO_THREADS) as u32,
+        hello_timeout_ms: get(&HELLO_TIMEOUT),
+        heartbeat_ms: get(&HEARTBEAT_INTERVAL),
+        stall_timeout_ms: get(&STALL_TIMEOUT),
+        max_connections: get(&MAX_CONNECTIONS) as u32,
+        max_connections_per_address: get(&MAX_CONNECTIONS_PER_ADDRESS) as u32,
+        max_subscriptions: get(&MAX_SUBSCRIPTIONS) as u32,
+        max_frame_bytes: get(&MAX_FRAME_SIZE) << 10,
+        client_queue_bytes: get(&CLIENT_QUEUE_SIZE) << 10,
+        allowed_origins: get_list(&ALLOWED_ORIGINS),
+    }
+}

@@ -1,0 +1,439 @@
+//! Shared memory: who runs, and what committing backends tell a feeder.
+//!
+//! Decides nothing about changes. Its one invariant: an [`Announcement`] is in the ring (or its blocks in the
+//! overflow) before the transaction that made it can be seen by any snapshot, because it is put there
+//! before the commit. A full ring loses nothing: it only gets coarser. Leaf; main thread of a process
+//! only. The gateway is detached from it.
+
+use crate::guc;
+use pgrx::pg_sys;
+use std::mem::size_of;
+use std::ptr::{addr_of_mut, null_mut};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering};
+
+/// Segments of the change log (`rte.change_log_0` …).
+pub const SEGMENTS: usize = 8;
+/// Ranges of blocks in one announcement.
+pub const RANGES: usize = 3;
+const RING: usize = 2048;
+const WORKERS: usize = 256;
+const PATH: usize = 64;
+const TRANCHE: &std::ffi::CStr = c"whagons_rte";
+
+/// Blocks of a segment, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Range {
+    pub segment: u32,
+    pub first: u32,
+    pub last: u32,
+}
+
+/// Where the rows of a transaction lie. A transaction may make several.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Announcement {
+    pub xid: u64,
+    pub count: u32,
+    pub ranges: [Range; RANGES],
+}
+
+/// Kinds of processes in [`Shared::workers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Launcher = 1,
+    Feeder = 2,
+    QueryWorker = 3,
+    Gateway = 4,
+}
+
+impl Kind {
+    pub const fn name(kind: i32) -> &'static str {
+        match kind {
+            1 => "launcher",
+            2 => "feeder",
+            3 => "query worker",
+            4 => "gateway",
+            _ => "unknown",
+        }
+    }
+}
+
+/// What a worker is doing, for `rte.workers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Starting = 0,
+    Waiting = 1,
+    Running = 2,
+}
+
+impl State {
+    pub const fn name(state: i32) -> &'static str {
+        match state {
+            0 => "starting",
+            1 => "waiting for extension",
+            _ => "running",
+        }
+    }
+}
+
+/// A process of ours.
+#[repr(C)]
+pub struct Worker {
+    pub pid: AtomicI32,
+    pub kind: AtomicI32,
+    pub state: AtomicI32,
+    pub database: AtomicU32,
+    /// Microseconds since 2000-01-01, as Postgres counts.
+    pub started_at: AtomicI64,
+}
+
+/// What backends of one database and its feeder share.
+#[repr(C)]
+pub struct Database {
+    pub oid: AtomicU32,
+    /// The feeder's latch, null while there is none. A stale one only wakes a stranger for nothing.
+    feeder: AtomicPtr<pg_sys::Latch>,
+    /// Whether the feeder wants to be woken at commits.
+    pub interested: AtomicBool,
+    /// Whether it has been woken since it last looked.
+    pub pending: AtomicBool,
+    /// Whether a committed transaction has written this start of the server down (`rte.server_start`).
+    pub start_recorded: AtomicBool,
+    /// Segment that backends append to, plus one; zero: not known since the server's start.
+    segment: AtomicU32,
+    /// Changes whenever a feeder starts: backends that had given up capturing mark a gap anew.
+    pub epoch: AtomicU32,
+    /// Whether changes were left out of the log since a feeder last looked.
+    pub gap: AtomicBool,
+    /// Whether a writer found the segment full.
+    pub rotate: AtomicBool,
+    /// Under the database's lock from here on.
+    head: u32,
+    tail: u32,
+    overflow: [Range; SEGMENTS],
+    overflowed: bool,
+    ring: [Announcement; RING],
+}
+
+impl Database {
+    pub fn has_feeder(&self) -> bool {
+        !self.feeder.load(Ordering::Acquire).is_null()
+    }
+}
+
+#[repr(C)]
+struct Shared {
+    /// Identifies this start of the server: microseconds since 2000-01-01 at its start.
+    start: u64,
+    locks: *mut pg_sys::LWLockPadded,
+    databases: usize,
+    bridge_path: [u8; PATH],
+    workers: [Worker; WORKERS],
+}
+
+static mut SHARED: *mut Shared = null_mut();
+static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
+static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
+
+fn size() -> usize {
+    size_of::<Shared>() + guc::max_databases() * size_of::<Database>()
+}
+
+/// Asks for the shared memory. Called while `shared_preload_libraries` are loaded.
+pub fn request() {
+    // SAFETY: the hooks are only touched here, by the postmaster's single thread.
+    unsafe {
+        PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(on_request);
+        PREVIOUS_STARTUP = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(on_startup);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_request() {
+    // SAFETY: called by the postmaster at the time when requests are allowed.
+    unsafe {
+        if let Some(previous) = PREVIOUS_REQUEST {
+            previous();
+        }
+        pg_sys::RequestAddinShmemSpace(size());
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 1 + guc::max_databases() as i32);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_startup() {
+    // SAFETY: called once per (re)start before any other process is attached; the memory has the size
+    // that was requested and all-zero bytes are a valid `Shared` and `Database`.
+    unsafe {
+        if let Some(previous) = PREVIOUS_STARTUP {
+            previous();
+        }
+        let mut found = false;
+        let shared = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size(), &mut found).cast::<Shared>();
+        if !found {
+            std::ptr::write_bytes(shared.cast::<u8>(), 0, size());
+            (*shared).start = pg_sys::GetCurrentTimestamp().unsigned_abs();
+            (*shared).databases = guc::max_databases();
+            (*shared).locks = pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr());
+        }
+        SHARED = shared;
+    }
+}
+
+/// Whether the library was loaded at the server's start, so that shared memory and workers exist.
+pub fn available() -> bool {
+    // SAFETY: a plain read of a pointer that is set before this process was forked.
+    unsafe { !SHARED.is_null() }
+}
+
+fn shared() -> &'static Shared {
+    assert!(available(), "shared memory of whagons_rte is not there");
+    // SAFETY: not null, and mapped for the life of the process. Fields that change are atomics, or are
+    // only reached through raw pointers under their lock.
+    unsafe { &*SHARED }
+}
+
+/// Identifies this start of the server.
+pub fn start() -> u64 {
+    shared().start
+}
+
+/// An LWLock that is held until dropped. An error in between releases it as well (Postgres does).
+struct Held(*mut pg_sys::LWLock);
+
+impl Held {
+    fn acquire(index: usize) -> Self {
+        // SAFETY: the tranche has 1 + max_databases locks, and index is at most max_databases.
+        unsafe {
+            let lock = addr_of_mut!((*shared().locks.add(index)).lock);
+            pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            Self(lock)
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: acquired in `acquire`, by this process.
+        unsafe { pg_sys::LWLockRelease(self.0) }
+    }
+}
+
+/// Publishes where the gateway's socket is; an empty path: nowhere.
+pub fn set_bridge_path(path: &str) {
+    let _held = Held::acquire(0);
+    // SAFETY: under lock 0, through a raw pointer; the length is bounded.
+    unsafe {
+        let field = addr_of_mut!((*SHARED).bridge_path);
+        let bytes = path.as_bytes();
+        let len = bytes.len().min(PATH - 1);
+        std::ptr::write_bytes(field.cast::<u8>(), 0, PATH);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), field.cast::<u8>(), len);
+    }
+}
+
+/// Where the gateway's socket is, relative to the data directory; empty: nowhere.
+pub fn bridge_path() -> String {
+    let _held = Held::acquire(0);
+    // SAFETY: a copy under lock 0.
+    let path = unsafe { *addr_of_mut!((*SHARED).bridge_path) };
+    let end = path.iter().position(|b| *b == 0).unwrap_or(PATH);
+    String::from_utf8_lossy(&path[..end]).into_owned()
+}
+
+/// Enters a process into `rte.workers`; returns its place.
+pub fn enter_worker(kind: Kind, pid: i32, database: pg_sys::Oid) -> Option<&'static Worker> {
+    let _held = Held::acquire(0);
+    let worker = shared().workers.iter().find(|w| w.pid.load(Ordering::Relaxed) == 0)?;
+    worker.kind.store(kind as i32, Ordering::Relaxed);
+    worker.state.store(State::Starting as i32, Ordering::Relaxed);
+    worker.database.store(database.to_u32(), Ordering::Relaxed);
+    // SAFETY: reads the clock.
+    worker.started_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
+    worker.pid.store(pid, Ordering::Release);
+    Some(worker)
+}
+
+/// Takes a process out of `rte.workers`.
+pub fn leave_worker(pid: i32) {
+    for worker in shared().workers.iter().filter(|w| w.pid.load(Ordering::Relaxed) == pid) {
+        worker.pid.store(0, Ordering::Release);
+    }
+}
+
+/// Enters the calling process, and takes it out when it exits. For background workers.
+pub fn enter_this_worker(kind: Kind, database: pg_sys::Oid) -> Option<&'static Worker> {
+    // SAFETY: registers a callback of the right type for this process' orderly exit.
+    unsafe {
+        pg_sys::before_shmem_exit(Some(on_worker_exit), pg_sys::Datum::from(0));
+        enter_worker(kind, pg_sys::MyProcPid, database)
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_worker_exit(_code: i32, _arg: pg_sys::Datum) {
+    // SAFETY: plain read of this process' id and latch.
+    unsafe {
+        leave_worker(pg_sys::MyProcPid);
+        for database in databases() {
+            if database.feeder.load(Ordering::Relaxed) == pg_sys::MyLatch {
+                database.interested.store(false, Ordering::Relaxed);
+                database.feeder.store(null_mut(), Ordering::Release);
+            }
+        }
+    }
+}
+
+/// All processes that are entered.
+pub fn workers() -> impl Iterator<Item = &'static Worker> {
+    shared().workers.iter().filter(|w| w.pid.load(Ordering::Acquire) != 0)
+}
+
+/// Number of entered processes of a kind in a database.
+pub fn count_workers(kind: Kind, database: pg_sys::Oid) -> usize {
+    workers()
+        .filter(|w| {
+            w.kind.load(Ordering::Relaxed) == kind as i32 && w.database.load(Ordering::Relaxed) == database.to_u32()
+        })
+        .count()
+}
+
+fn database_at(index: usize) -> *mut Database {
+    // SAFETY: the array of `databases` elements lies right behind `Shared`.
+    unsafe { SHARED.add(1).cast::<Database>().add(index) }
+}
+
+fn databases() -> impl Iterator<Item = &'static Database> {
+    // SAFETY: in bounds; shared references reach the atomics only.
+    (0..shared().databases).map(|i| unsafe { &*database_at(i) })
+}
+
+/// The place of a database, made if there is room.
+pub fn database(oid: pg_sys::Oid) -> Option<Slot> {
+    let oid = oid.to_u32();
+    let find = || databases().position(|d| d.oid.load(Ordering::Acquire) == oid);
+    if let Some(index) = find() {
+        return Some(Slot(index));
+    }
+    let _held = Held::acquire(0);
+    if let Some(index) = find() {
+        return Some(Slot(index));
+    }
+    let index = databases().position(|d| d.oid.load(Ordering::Relaxed) == 0)?;
+    Slot(index).get().oid.store(oid, Ordering::Release);
+    Some(Slot(index))
+}
+
+/// The place of one database.
+#[derive(Debug, Clone, Copy)]
+pub struct Slot(usize);
+
+impl Slot {
+    pub fn get(self) -> &'static Database {
+        // SAFETY: in bounds by construction; shared references reach the atomics only.
+        unsafe { &*database_at(self.0) }
+    }
+
+    fn lock(self) -> Held {
+        Held::acquire(1 + self.0)
+    }
+
+    /// The segment to append to, if known since the server's start.
+    pub fn segment(self) -> Option<usize> {
+        (self.get().segment.load(Ordering::Acquire) as usize).checked_sub(1)
+    }
+
+    pub fn set_segment(self, segment: usize) {
+        self.get().segment.store(segment as u32 + 1, Ordering::Release);
+    }
+
+    /// Makes the calling process the feeder of the database.
+    pub fn attach_feeder(self) {
+        let database = self.get();
+        // SAFETY: plain read of this process' latch, which lives in shared memory.
+        database.feeder.store(unsafe { pg_sys::MyLatch }, Ordering::Release);
+        database.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Wakes the feeder, if it wants that and nobody has yet.
+    pub fn wake(self) {
+        let database = self.get();
+        if database.pending.swap(true, Ordering::AcqRel) || !database.interested.load(Ordering::Acquire) {
+            return;
+        }
+        self.wake_always();
+    }
+
+    /// Wakes the feeder in any case.
+    pub fn wake_always(self) {
+        let latch = self.get().feeder.load(Ordering::Acquire);
+        if !latch.is_null() {
+            // SAFETY: latches live in shared memory as long as the server runs.
+            unsafe { pg_sys::SetLatch(latch) };
+        }
+    }
+
+    /// Announces rows of a transaction that has not committed yet. Never waits for the feeder.
+    pub fn announce(self, xid: u64, ranges: &[Range]) {
+        let _held = self.lock();
+        let database = database_at(self.0);
+        for chunk in ranges.chunks(RANGES) {
+            // SAFETY: under the database's lock; indices are taken modulo the array's length.
+            unsafe {
+                let (head, tail) = ((*database).head, (*database).tail);
+                if tail.wrapping_sub(head) as usize == RING {
+                    (*database).overflowed = true;
+                    for range in chunk {
+                        widen(addr_of_mut!((*database).overflow[range.segment as usize % SEGMENTS]), *range);
+                    }
+                    continue;
+                }
+                let mut entry = Announcement { xid, count: chunk.len() as u32, ranges: [chunk[0]; RANGES] };
+                entry.ranges[..chunk.len()].copy_from_slice(chunk);
+                (*database).ring[tail as usize % RING] = entry;
+                (*database).tail = tail.wrapping_add(1);
+            }
+        }
+    }
+
+    /// Takes all that was announced: entries, and the blocks of those that found the ring full.
+    pub fn drain(self, entries: &mut Vec<Announcement>, overflow: &mut Vec<Range>) {
+        let _held = self.lock();
+        let database = database_at(self.0);
+        // SAFETY: under the database's lock; indices are taken modulo the array's length.
+        unsafe {
+            let (head, tail) = ((*database).head, (*database).tail);
+            let mut at = head;
+            while at != tail {
+                entries.push((*database).ring[at as usize % RING]);
+                at = at.wrapping_add(1);
+            }
+            (*database).head = tail;
+            if (*database).overflowed {
+                let ranges = addr_of_mut!((*database).overflow);
+                overflow.extend((*ranges).iter().filter(|r| r.segment != 0).map(|r| Range { segment: r.segment - 1, ..*r }));
+                (*ranges) = [Range { segment: 0, first: 0, last: 0 }; SEGMENTS];
+                (*database).overflowed = false;
+            }
+        }
+    }
+}
+
+/// Adds a range to an overflow cell, whose `segment` is stored plus one so that zero means empty.
+///
+/// # Safety
+/// `cell` is valid and under its database's lock.
+unsafe fn widen(cell: *mut Range, range: Range) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let old = *cell;
+        *cell = if old.segment == 0 {
+            Range { segment: range.segment + 1, ..range }
+        } else {
+            Range { segment: old.segment, first: old.first.min(range.first), last: old.last.max(range.last) }
+        };
+    }
+}

@@ -1,0 +1,483 @@
+//! The feeder of a database: reads committed changes and decides who gets what.
+//!
+//! It never waits for a client: what it sends goes into a bounded buffer towards the gateway. Its state can
+//! be lost at any time (clients resume from their cursors). Main thread of its own process.
+
+mod history;
+mod link;
+mod registry;
+mod resume;
+mod session;
+mod shape;
+mod tick;
+mod upkeep;
+
+use super::process::{self, Terminate};
+use crate::changelog::reader::{self, Change};
+use crate::changelog::{self, Op};
+use crate::encode::{self, ValueEncoder};
+use crate::shmem::{self, Kind, Slot, State};
+use crate::{capture, guc, secret, snapshot};
+use history::History;
+use link::{Link, LinkError};
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::prelude::*;
+use registry::Registry;
+use rte_core::{Cursor, Snapshot};
+use rte_protocol::bridge::{FromFeeder, SessionId, ShapeFrame, ToFeeder};
+use session::Session;
+use shape::{Frames, Shapes};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tick::Pending;
+
+/// How long a feeder keeps recent ticks after its last session left: a gateway's restart, a flaky network.
+const LINGER: Duration = Duration::from_secs(60);
+/// Pause between attempts to reach the gateway.
+const RETRY: Duration = Duration::from_millis(20);
+/// A tick under load is followed by a pause of this many times its own length.
+const REST: u32 = 3;
+
+pub struct Feeder {
+    slot: Slot,
+    database: Oid,
+    name: String,
+    key: Vec<u8>,
+    system_identifier: u64,
+    timeline: u32,
+    link: Option<Link>,
+    retry_at: Instant,
+    /// The snapshot of the last tick, its cursor and its time.
+    last: Snapshot,
+    cursor: String,
+    time: String,
+    pending: Pending,
+    history: History,
+    registry: Registry,
+    shapes: Shapes,
+    sessions: HashMap<SessionId, Session>,
+    last_job: u64,
+    /// A `Commit` is wanted even if nothing happened.
+    commit_due: bool,
+    /// Tables whose images could not be read: they are resynchronised.
+    stale: Vec<Oid>,
+    /// When this feeder began, transactions below this id may have left changes out of the log.
+    suspects: Option<u64>,
+    clock: ValueEncoder,
+    used_at: Instant,
+    tick_at: Instant,
+    commit_at: Instant,
+    upkeep_at: Instant,
+    launched_at: Option<Instant>,
+}
+
+/// Entry point; `arg` is the oid of the database.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
+    let database = Oid::from(arg.value() as u32);
+    process::install_signal_handlers(Terminate::Dies);
+    // SAFETY: once, at the start of a background worker that asked for database access.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, Oid::INVALID, 0);
+        pg_sys::pgstat_report_appname(c"whagons_rte feeder".as_ptr());
+    }
+    encode::pin_settings();
+    let worker = shmem::enter_this_worker(Kind::Feeder, database);
+    let Some(slot) = shmem::database(database) else {
+        ereport!(
+            PgLogLevel::FATAL,
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            "no room for another database",
+            "Raise rte.max_databases and restart the server."
+        );
+        return;
+    };
+    loop {
+        if let Some(worker) = worker {
+            worker.state.store(State::Waiting as i32, Ordering::Relaxed);
+        }
+        wait_for_extension(slot);
+        if let Some(worker) = worker {
+            worker.state.store(State::Running as i32, Ordering::Relaxed);
+        }
+        let mut feeder = Feeder::new(slot, database);
+        pgrx::log!("whagons_rte serves database \"{}\"", feeder.name);
+        feeder.run();
+        pgrx::log!("whagons_rte no longer serves database \"{}\": the extension was dropped", feeder.name);
+    }
+}
+
+fn extension_is_there() -> bool {
+    // SAFETY: a catalog look-up in a transaction.
+    unsafe { pg_sys::get_extension_oid(c"whagons_rte".as_ptr(), true) != Oid::INVALID }
+}
+
+fn wait_for_extension(slot: Slot) {
+    slot.attach_feeder();
+    while !process::transaction(|_| extension_is_there()) {
+        process::wait(None, 0, 1000);
+        process::reload();
+    }
+}
+
+impl Feeder {
+    fn new(slot: Slot, database: Oid) -> Self {
+        let gap = slot.get().gap.swap(false, Ordering::AcqRel);
+        slot.attach_feeder();
+        let next = snapshot::next_xid();
+        let (key, name, last) = process::transaction(|s| {
+            // SAFETY: `s` is active.
+            (secret::server_key(), database_name(database), unsafe { snapshot::copy(s) })
+        });
+        let now = Instant::now();
+        // SAFETY: reads of shared state that is set once recovery is over.
+        let (system_identifier, timeline) =
+            unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::GetWALInsertionTimeLine()) };
+        Self {
+            slot,
+            database,
+            name,
+            key,
+            system_identifier,
+            timeline,
+            link: None,
+            retry_at: now,
+            history: History::new(last.clone()),
+            last,
+            cursor: String::new(),
+            time: String::new(),
+            pending: Pending::default(),
+            registry: Registry::new(),
+            shapes: Shapes::default(),
+            sessions: HashMap::new(),
+            last_job: 0,
+            commit_due: true,
+            stale: Vec::new(),
+            suspects: gap.then_some(next),
+            clock: ValueEncoder::new(pg_sys::TIMESTAMPTZOID, -1),
+            used_at: now,
+            tick_at: now,
+            commit_at: now,
+            upkeep_at: now,
+            launched_at: None,
+        }
+    }
+
+    /// Runs until the extension is dropped.
+    fn run(&mut self) {
+        let mut messages = Vec::new();
+        let mut polled_at = Instant::now();
+        loop {
+            process::reload();
+            self.connect();
+            self.receive(&mut messages);
+            let now = Instant::now();
+            let poll = Duration::from_millis(guc::poll_interval_ms());
+            let in_use = self.in_use(now);
+            self.slot.get().interested.store(in_use, Ordering::Release);
+            let woken = self.slot.get().pending.load(Ordering::Acquire);
+            let commit = self.commit_due || now >= self.commit_at + Duration::from_millis(guc::heartbeat_ms() / 2);
+            if (woken && in_use && now >= self.tick_at) || commit || !messages.is_empty() || now >= polled_at + poll {
+                polled_at = now;
+                if !self.tick(&mut messages, in_use) {
+                    self.slot.get().interested.store(false, Ordering::Release);
+                    return;
+                }
+            }
+            if now >= self.upkeep_at || self.slot.get().rotate.swap(false, Ordering::AcqRel) {
+                self.upkeep_at = self.upkeep(now);
+            }
+            self.flush();
+            self.sleep(polled_at + poll, in_use);
+        }
+    }
+
+    fn in_use(&mut self, now: Instant) -> bool {
+        if !self.sessions.is_empty() {
+            self.used_at = now;
+        }
+        now < self.used_at + LINGER
+    }
+
+    fn sleep(&self, poll_at: Instant, in_use: bool) {
+        let now = Instant::now();
+        let mut until = poll_at.min(self.upkeep_at);
+        // Looked at after the flag of interest was set: a commit from here on sets the latch.
+        if self.slot.get().pending.load(Ordering::Acquire) && in_use {
+            until = until.min(self.tick_at);
+        }
+        if self.link.is_none() {
+            until = until.min(self.retry_at);
+        }
+        if self.commit_due {
+            until = now;
+        }
+        let left = until.saturating_duration_since(now);
+        if !left.is_zero() && left < Duration::from_millis(1) {
+            // The rest after a tick, finer than the latch's time-out.
+            std::thread::sleep(left);
+            return;
+        }
+        let ms = left.as_micros().div_ceil(1000) as u64;
+        let (fd, events) = match &self.link {
+            Some(link) if link.has_output() => {
+                (Some(link.fd()), pg_sys::WL_SOCKET_READABLE | pg_sys::WL_SOCKET_WRITEABLE)
+            }
+            Some(link) => (Some(link.fd()), pg_sys::WL_SOCKET_READABLE),
+            None => (None, 0),
+        };
+        process::wait(fd, events, ms);
+    }
+
+    /// One tick, and answers to the messages that came. `false`: the extension is gone.
+    fn tick(&mut self, messages: &mut Vec<ToFeeder>, in_use: bool) -> bool {
+        let began = Instant::now();
+        // Before the snapshot: a commit after this sets it again.
+        self.slot.get().pending.store(false, Ordering::Release);
+        process::transaction(|active| {
+            if !extension_is_there() {
+                return false;
+            }
+            // SAFETY: the snapshot is active for the whole transaction.
+            let (now, changes) = unsafe {
+                let now = snapshot::copy(active);
+                let changes = self.pending.read(self.slot, &self.last, &now, active, in_use);
+                (now, changes)
+            };
+            self.deliver(now, changes, in_use);
+            let mut resuming = Vec::new();
+            if !messages.is_empty() {
+                self.refresh_registry();
+            }
+            for message in messages.drain(..) {
+                self.handle(message, &mut resuming);
+            }
+            if !resuming.is_empty() {
+                // SAFETY: active, and that of this tick.
+                unsafe { self.resume(resuming, active) };
+            }
+            if self.commit_due {
+                self.commit();
+            }
+            true
+        }) && {
+            self.ask_for_gaps();
+            let rest = (began.elapsed() * REST).min(Duration::from_micros(guc::max_tick_interval_us()));
+            self.tick_at = Instant::now() + rest;
+            true
+        }
+    }
+
+    /// Encodes and queues what a tick brought, and closes it.
+    fn deliver(&mut self, now: Snapshot, mut changes: Vec<Change>, in_use: bool) {
+        tick::flush(&changes);
+        reader::sort(&mut changes);
+        let quiet = changes.is_empty() && self.stale.is_empty();
+        self.last = now;
+        if !in_use {
+            self.history.restart(self.last.clone());
+            self.registry.invalidate();
+            return;
+        }
+        if quiet {
+            self.history.push(changes, &self.last, guc::history_bytes());
+            return;
+        }
+        self.stamp();
+        let (mut redefined, mut access, mut gap) = (std::mem::take(&mut self.stale), false, false);
+        drop_parts_of_truncated_roots(&mut changes);
+        for change in &changes {
+            match change.op {
+                Op::Redefined | Op::TruncatePart if !redefined.contains(&change.relation) => {
+                    redefined.push(change.relation);
+                }
+                Op::Access => access = true,
+                Op::Gap => gap = true,
+                _ => {}
+            }
+        }
+        if !redefined.is_empty() || access || gap {
+            self.registry.invalidate();
+            self.refresh_registry();
+        }
+        if gap {
+            pgrx::warning!("changes were left out of the change log of database \"{}\": clients resynchronise", self.name);
+            let mut tables: Vec<Oid> =
+                self.sessions.values().flat_map(|s| s.subscriptions.values().map(|d| d.table)).collect();
+            tables.sort_unstable_by_key(|t| t.to_u32());
+            tables.dedup();
+            tables.iter().for_each(|t| self.resynchronise(*t, "cursor_expired"));
+        }
+        for table in &redefined {
+            self.resynchronise(*table, "schema_changed");
+        }
+        if access {
+            self.recheck_access();
+        }
+        let sent = self.encode(&changes, &redefined);
+        self.history.push(changes, &self.last, guc::history_bytes());
+        if sent {
+            self.commit();
+        }
+    }
+
+    /// Queues the frames of a tick; tells whether there were any.
+    fn encode(&mut self, changes: &[Change], redefined: &[Oid]) -> bool {
+        let mut frames: HashMap<u32, Frames> = HashMap::new();
+        for change in changes.iter().filter(|c| !redefined.contains(&c.relation)) {
+            let ids = self.shapes.of_table(change.relation).to_vec();
+            for id in ids {
+                let Some(shape) = self.shapes.get(id) else { continue };
+                if shape.encode(change, frames.entry(id).or_default()).is_err() && !self.stale.contains(&change.relation) {
+                    self.stale.push(change.relation);
+                }
+            }
+        }
+        // What could not be read is resynchronised before this tick ends, and sends no frame in it.
+        for table in std::mem::take(&mut self.stale) {
+            for id in self.shapes.of_table(table) {
+                frames.remove(id);
+            }
+            self.registry.invalidate();
+            self.refresh_registry();
+            self.resynchronise(table, "schema_changed");
+        }
+        let (mut heads, mut body) = (Vec::new(), Vec::new());
+        for (shape, mut frames) in frames {
+            frames.close(shape);
+            for frame in frames.whole {
+                heads.push(ShapeFrame { shape, len: frame.bytes.len() as u32, changes: frame.changes });
+                body.push(frame.bytes);
+            }
+        }
+        if heads.is_empty() {
+            return !redefined.is_empty();
+        }
+        let parts: Vec<&[u8]> = body.iter().map(Vec::as_slice).collect();
+        self.send(&FromFeeder::Changes { frames: heads }, &parts);
+        true
+    }
+
+    /// Makes cursor and time of the last tick.
+    fn stamp(&mut self) {
+        // SAFETY: reads of shared state and the clock.
+        let (lsn, now) = unsafe { (pg_sys::GetFlushRecPtr(std::ptr::null_mut()), pg_sys::GetCurrentTimestamp()) };
+        let mut time = Vec::with_capacity(32);
+        // SAFETY: a value of the encoder's type.
+        unsafe { self.clock.append(&mut time, Datum::from(now)) };
+        self.time = String::from_utf8_lossy(&time).trim_matches('"').to_owned();
+        let cursor = Cursor {
+            system_identifier: self.system_identifier,
+            database: self.database.to_u32(),
+            timeline: self.timeline,
+            start: shmem::start(),
+            lsn,
+            snapshot: self.last.clone(),
+        };
+        self.cursor = cursor.encode(&self.key);
+    }
+
+    /// Closes the tick towards the gateway.
+    fn commit(&mut self) {
+        self.stamp();
+        self.commit_due = false;
+        self.commit_at = Instant::now();
+        let message = FromFeeder::Commit {
+            snapshot: self.last.to_string(),
+            cursor: self.cursor.clone(),
+            time: self.time.clone(),
+        };
+        self.send(&message, &[]);
+    }
+
+    /// Where a feeder that was away cannot know which transactions left changes out, it says so in the log once
+    /// all of them have ended.
+    fn ask_for_gaps(&mut self) {
+        if self.suspects.is_some_and(|suspects| self.last.xmin() >= suspects) {
+            self.suspects = None;
+            process::transaction(|_| capture::mark(Oid::INVALID, Op::Gap));
+        }
+    }
+
+    fn refresh_registry(&mut self) {
+        if let Err(e) = self.registry.refresh() {
+            pgrx::error!("could not read the registered tables: {e}");
+        }
+    }
+
+    // --- the gateway ---
+
+    fn connect(&mut self) {
+        let now = Instant::now();
+        if self.link.is_some() || now < self.retry_at {
+            return;
+        }
+        self.retry_at = now + RETRY;
+        let path = guc::bridge_path();
+        if path.is_empty() {
+            return;
+        }
+        if let Ok(link) = Link::connect(&path, self.database, &self.name) {
+            self.link = Some(link);
+            self.commit_due = true;
+        }
+    }
+
+    fn receive(&mut self, messages: &mut Vec<ToFeeder>) {
+        let Some(link) = &mut self.link else { return };
+        if let Err(e) = link.receive(messages) {
+            messages.clear();
+            self.disconnect(&e);
+        }
+    }
+
+    fn send(&mut self, message: &FromFeeder, body: &[&[u8]]) {
+        let Some(link) = &mut self.link else { return };
+        if let Err(e) = link.queue(message, body) {
+            self.disconnect(&e);
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        if let Err(e) = link.flush() {
+            self.disconnect(&e);
+        }
+    }
+
+    /// The gateway is gone, and with it all sessions: they come back with their cursors.
+    fn disconnect(&mut self, why: &LinkError) {
+        if !matches!(why, LinkError::Gone) {
+            pgrx::log!("whagons_rte feeder drops its connection to the gateway: {why}");
+        }
+        self.link = None;
+        self.retry_at = Instant::now();
+        self.sessions.clear();
+        self.shapes.clear();
+        self.stale.clear();
+    }
+}
+
+/// A partition that is truncated together with its root is no news.
+fn drop_parts_of_truncated_roots(changes: &mut Vec<Change>) {
+    let roots: Vec<(u64, u32, Oid)> =
+        changes.iter().filter(|c| c.op == Op::Truncate).map(|c| (c.xid, c.cid, c.relation)).collect();
+    if !roots.is_empty() {
+        changes.retain(|c| c.op != Op::TruncatePart || !roots.contains(&(c.xid, c.cid, c.relation)));
+    }
+}
+
+fn database_name(database: Oid) -> String {
+    // SAFETY: a catalog look-up in a transaction; the copy is ours.
+    unsafe {
+        let name = pg_sys::get_database_name(database);
+        if name.is_null() { String::new() } else { std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
+}
+
+/// Whether the log is there at all, for the first look of upkeep.
+fn log_is_there() -> bool {
+    changelog::segment_oid(0).is_some()
+}

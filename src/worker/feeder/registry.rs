@@ -1,0 +1,313 @@
+//! The registered tables as they are defined now, and what a role may read of them.
+//!
+//! Postgres decides: privileges are asked of its own functions. A definition holds a copy of the descriptor,
+//! so that a tick takes no lock on a table and cannot wait for a schema change in progress. Main
+//! thread only, in a transaction.
+
+use crate::capture;
+use crate::compat;
+use pgrx::pg_sys::{self, Oid};
+use pgrx::prelude::*;
+use rte_protocol::wire::{Column, ErrorCode, TableInfo};
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::rc::Rc;
+
+/// A registered table.
+pub struct Table {
+    pub oid: Oid,
+    schema: String,
+    name: String,
+    /// Names that a client may use for it.
+    aliases: Vec<String>,
+    schema_oid: Oid,
+    /// Published columns.
+    columns: Vec<TableColumn>,
+    pub key: Vec<i16>,
+    captured: bool,
+    has_policies: bool,
+    definition: Option<Rc<Definition>>,
+}
+
+struct TableColumn {
+    number: i16,
+    name: String,
+    type_name: String,
+    nullable: bool,
+}
+
+/// What is needed to read images of a table's rows.
+pub struct Definition {
+    pub fingerprint: i64,
+    pub desc: pg_sys::TupleDesc,
+    context: pg_sys::MemoryContext,
+}
+
+impl Drop for Definition {
+    fn drop(&mut self) {
+        // SAFETY: made in `Definition::load`, and used by nothing else.
+        unsafe { pg_sys::MemoryContextDelete(self.context) }
+    }
+}
+
+/// Why a subscription is refused.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub code: ErrorCode,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl Refusal {
+    pub fn new(code: ErrorCode, message: impl Into<String>, hint: &str) -> Self {
+        Self { code, message: message.into(), hint: (!hint.is_empty()).then(|| hint.to_owned()) }
+    }
+}
+
+/// What a subscription reads, resolved.
+pub struct Selection {
+    pub table: Oid,
+    pub table_name: String,
+    pub key: Vec<i16>,
+    pub key_names: Vec<String>,
+    /// Attribute numbers, in the order of `columns`.
+    pub numbers: Vec<i16>,
+    pub columns: Vec<Column>,
+    pub definition: Rc<Definition>,
+}
+
+#[derive(Default)]
+pub struct Registry {
+    tables: HashMap<Oid, Table>,
+    stale: bool,
+}
+
+impl Registry {
+    pub fn new() -> Self {
+        Self { tables: HashMap::new(), stale: true }
+    }
+
+    /// Makes the next look read the catalogs.
+    pub fn invalidate(&mut self) {
+        self.stale = true;
+    }
+
+    /// Reads the registrations, if something about them has changed.
+    pub fn refresh(&mut self) -> Result<(), pgrx::spi::Error> {
+        if self.stale {
+            self.tables = load()?;
+            self.stale = false;
+        }
+        Ok(())
+    }
+
+    /// The tables that a role may read at least one column of.
+    pub fn readable(&self, role: Oid) -> Vec<TableInfo> {
+        let mut tables: Vec<TableInfo> = self
+            .tables
+            .values()
+            .filter(|t| t.captured && !t.has_policies && !t.granted(role).is_empty())
+            .map(|t| TableInfo { name: format!("{}.{}", t.schema, t.name), key: t.names(&t.key) })
+            .collect();
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        tables
+    }
+
+    /// The oid of the table that a client names.
+    pub fn find(&self, name: &str, role: Oid) -> Result<Oid, Refusal> {
+        let mut found: Vec<&Table> =
+            self.tables.values().filter(|t| t.aliases.iter().any(|a| a == name)).filter(|t| !t.granted(role).is_empty()).collect();
+        if found.len() > 1 && found.iter().any(|t| t.schema == "public") {
+            found.retain(|t| t.schema == "public");
+        }
+        match found.as_slice() {
+            [table] => Ok(table.oid),
+            [] => Err(unknown_table()),
+            _ => Err(Refusal::new(ErrorCode::UnknownTable, "the table's name is ambiguous", "Write it as schema.table.")),
+        }
+    }
+
+    /// What a role gets of a table; `wanted`: the columns that it asks for.
+    pub fn select(&mut self, oid: Oid, role: Oid, wanted: Option<&[String]>) -> Result<Selection, Refusal> {
+        let table = self.tables.get_mut(&oid).ok_or_else(unknown_table)?;
+        let granted = table.granted(role);
+        if granted.is_empty() {
+            return Err(unknown_table());
+        }
+        if table.has_policies {
+            return Err(Refusal::new(
+                ErrorCode::TableHasPolicies,
+                "the table has row-level security, which is not evaluated for subscribers yet",
+                "",
+            ));
+        }
+        if !table.captured {
+            return Err(Refusal::new(
+                ErrorCode::CaptureDisabled,
+                "the changes of the table are not captured",
+                "Register the table again with rte.register_table().",
+            ));
+        }
+        if let Some(name) = wanted.unwrap_or_default().iter().find(|n| !granted.iter().any(|c| c.name == **n)) {
+            let name: String = name.chars().take(64).collect();
+            return Err(Refusal::new(ErrorCode::UnknownColumn, format!("no such column: {name}"), ""));
+        }
+        if table.key.iter().any(|k| !granted.iter().any(|c| c.number == *k)) {
+            return Err(Refusal::new(
+                ErrorCode::Forbidden,
+                "the role may not read the key of the table",
+                "Grant SELECT on the key columns.",
+            ));
+        }
+        let chosen = granted
+            .into_iter()
+            .filter(|c| wanted.is_none_or(|w| w.contains(&c.name)) || table.key.contains(&c.number))
+            .collect::<Vec<_>>();
+        let numbers = chosen.iter().map(|c| c.number).collect();
+        let columns = chosen
+            .iter()
+            .map(|c| Column { name: c.name.clone(), type_name: c.type_name.clone(), nullable: c.nullable })
+            .collect();
+        let (key, key_names) = (table.key.clone(), table.names(&table.key));
+        let table_name = format!("{}.{}", table.schema, table.name);
+        let definition = match &table.definition {
+            Some(definition) => definition.clone(),
+            None => {
+                let definition = Rc::new(Definition::load(oid).ok_or_else(|| {
+                    Refusal::new(
+                        ErrorCode::NotReady,
+                        "the table is being redefined",
+                        "Subscribe again when the schema change is done.",
+                    )
+                })?);
+                table.definition = Some(definition.clone());
+                definition
+            }
+        };
+        Ok(Selection { table: oid, table_name, key, key_names, numbers, columns, definition })
+    }
+}
+
+fn unknown_table() -> Refusal {
+    Refusal::new(
+        ErrorCode::UnknownTable,
+        "no such table, or it is not registered, or the role may not read it",
+        "Register it with rte.register_table() and grant SELECT on it to the role.",
+    )
+}
+
+impl Table {
+    fn names(&self, numbers: &[i16]) -> Vec<String> {
+        let name = |n: &i16| self.columns.iter().find(|c| c.number == *n).map(|c| c.name.clone());
+        numbers.iter().filter_map(name).collect()
+    }
+
+    /// The published columns that a role may read.
+    fn granted(&self, role: Oid) -> Vec<&TableColumn> {
+        let select = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+        let ok = pg_sys::AclResult::ACLCHECK_OK;
+        // SAFETY: catalog look-ups; a table that is gone is answered with "no".
+        unsafe {
+            if !compat::schema_usage(self.schema_oid, role) {
+                return Vec::new();
+            }
+            if pg_sys::pg_class_aclcheck_ext(self.oid, role, select, &mut false) == ok {
+                return self.columns.iter().collect();
+            }
+            self.columns
+                .iter()
+                .filter(|c| pg_sys::pg_attribute_aclcheck_ext(self.oid, c.number, role, select, &mut false) == ok)
+                .collect()
+        }
+    }
+}
+
+impl Definition {
+    /// Copies the descriptor; nothing where the table is locked by a schema change.
+    fn load(oid: Oid) -> Option<Self> {
+        // SAFETY: the lock is held to the end of the transaction, the relation closed here.
+        unsafe {
+            if !pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as i32) {
+                return None;
+            }
+            let rel = pg_sys::try_table_open(oid, pg_sys::NoLock as i32);
+            if rel.is_null() {
+                return None;
+            }
+            let context = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"whagons_rte table".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+            );
+            let previous = pg_sys::MemoryContextSwitchTo(context);
+            let desc = pg_sys::CreateTupleDescCopyConstr((*rel).rd_att);
+            pg_sys::MemoryContextSwitchTo(previous);
+            pg_sys::table_close(rel, pg_sys::NoLock as i32);
+            Some(Self { fingerprint: capture::fingerprint(desc), desc, context })
+        }
+    }
+}
+
+const TABLES: &str = include_str!("registry.sql");
+
+fn load() -> Result<HashMap<Oid, Table>, pgrx::spi::Error> {
+    let mut tables: HashMap<Oid, Table> = HashMap::new();
+    Spi::connect(|client| {
+        for row in client.select(TABLES, None, &[])? {
+            let Some(oid) = row["oid"].value::<Oid>()? else { continue };
+            let text = |name: &str| row[name].value::<String>().map(Option::unwrap_or_default);
+            let (schema, name) = (text("schema_name")?, text("table_name")?);
+            let number = row["number"].value::<i16>()?.unwrap_or_default();
+            let column = TableColumn {
+                number,
+                name: text("column_name")?,
+                type_name: short_type_name(&text("type_name")?, &text("base_name")?),
+                nullable: row["nullable"].value::<bool>()?.unwrap_or(true),
+            };
+            let schema_oid = row["schema_oid"].value::<Oid>()?.unwrap_or(Oid::INVALID);
+            let captured = row["captured"].value::<bool>()?.unwrap_or(false);
+            let has_policies = row["has_policies"].value::<bool>()?.unwrap_or(true);
+            let key_place = row["key_place"].value::<i16>()?;
+            let table = tables.entry(oid).or_insert_with(|| Table {
+                oid,
+                aliases: aliases(&schema, &name),
+                schema,
+                name,
+                schema_oid,
+                columns: Vec::new(),
+                key: Vec::new(),
+                captured,
+                has_policies,
+                definition: None,
+            });
+            if let Some(place) = key_place {
+                let place = place as usize - 1;
+                table.key.resize(table.key.len().max(place + 1), 0);
+                table.key[place] = number;
+            }
+            table.columns.push(column);
+        }
+        Ok(tables)
+    })
+}
+
+/// `int8` rather than `bigint`: the catalog's name for types of `pg_catalog`, and what `format_type` says for others.
+fn short_type_name(full: &str, base: &str) -> String {
+    if base.is_empty() { full.to_owned() } else { base.to_owned() }
+}
+
+fn aliases(schema: &str, name: &str) -> Vec<String> {
+    let (quoted_schema, quoted) = (quoted(schema), quoted(name));
+    let mut aliases =
+        vec![name.to_owned(), format!("{schema}.{name}"), quoted.clone(), format!("{quoted_schema}.{quoted}")];
+    aliases.dedup();
+    aliases
+}
+
+fn quoted(name: &str) -> String {
+    let Ok(name) = CString::new(name) else { return String::new() };
+    // SAFETY: a valid C string; the result lives at least as long as the current memory context.
+    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())).to_string_lossy().into_owned() }
+}

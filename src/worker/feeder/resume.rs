@@ -1,0 +1,237 @@
+//! Going on from a cursor: whether that is possible, and what was missed.
+//!
+//! Invariant: a client that is told `resumed` gets every change that its cursor did not see, up to the tick
+//! in which it is answered. Getting a change again that it has is harmless (changes are applied in order
+//! and the last one decides); missing one is not, so every doubt resynchronises. Main thread only, in a tick's transaction.
+
+use super::Feeder;
+use super::registry::Refusal;
+use super::shape::Frames;
+use crate::changelog::reader::{self, Change};
+use crate::changelog::{Op, segments};
+use crate::compat;
+use crate::guc;
+use pgrx::pg_sys::{self, Oid};
+use rte_core::{Cursor, Snapshot};
+use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId};
+use rte_protocol::wire::{ErrorCode, Subscription};
+use std::collections::{BTreeMap, HashMap};
+
+/// Where a client stands.
+pub enum Place {
+    At(Snapshot),
+    /// It cannot go on from there.
+    Lost(&'static str),
+}
+
+/// A session that came with a cursor.
+pub struct Resuming {
+    pub session: SessionId,
+    pub place: Place,
+    pub subscriptions: Vec<Subscription>,
+}
+
+impl Feeder {
+    /// Reads a cursor that a client brought.
+    pub(super) fn place_of(&mut self, text: &str) -> Result<Place, Refusal> {
+        let invalid = || {
+            Refusal::new(
+                ErrorCode::InvalidCursor,
+                "the cursor was not made by this database, or was altered",
+                "The subscriptions are answered with snapshots.",
+            )
+        };
+        let cursor = Cursor::decode(text, &self.key).map_err(|_| invalid())?;
+        if cursor.database != self.database.to_u32() || cursor.system_identifier != self.system_identifier {
+            return Err(invalid());
+        }
+        // SAFETY: reads of shared state; in a transaction.
+        let (flushed, end) = unsafe {
+            let end = if cursor.timeline == self.timeline {
+                None
+            } else {
+                Some(compat::timeline_end(cursor.timeline, self.timeline))
+            };
+            (pg_sys::GetFlushRecPtr(std::ptr::null_mut()), end)
+        };
+        let known = match end {
+            None => cursor.lsn <= flushed,
+            Some(end) => end.is_some_and(|end| cursor.lsn <= end),
+        };
+        if !known {
+            return Ok(Place::Lost("timeline"));
+        }
+        // Ids at or above a later start's boundary may have been given out anew.
+        let mut snapshot = cursor.snapshot;
+        for start in segments::starts() {
+            if start.start != cursor.start && start.lsn >= cursor.lsn {
+                snapshot = snapshot.clamped(start.boundary);
+            }
+        }
+        let kept = segments::all().iter().filter_map(|s| s.horizon.as_ref()).all(|horizon| snapshot.contains(horizon));
+        Ok(if kept { Place::At(snapshot) } else { Place::Lost("cursor_expired") })
+    }
+
+    /// Answers all sessions that came with a cursor, reading the log at most once for all of them.
+    ///
+    /// # Safety
+    /// `snapshot` is active and that of the last tick.
+    pub(super) unsafe fn resume(&mut self, resuming: Vec<Resuming>, snapshot: pg_sys::Snapshot) {
+        let needed: Vec<Snapshot> = resuming
+            .iter()
+            .filter_map(|r| match &r.place {
+                Place::At(place) if !self.history.covers(place) => Some(place.clone()),
+                _ => None,
+            })
+            .collect();
+        // SAFETY: the caller's promise.
+        let logged = (!needed.is_empty()).then(|| unsafe { read_log(&needed, snapshot) });
+        let mut groups: BTreeMap<String, Vec<(SessionId, Vec<ShapeId>)>> = BTreeMap::new();
+        for Resuming { session, place, subscriptions } in resuming {
+            let lost = match &place {
+                Place::Lost(reason) => Some(*reason),
+                Place::At(place) if self.history.covers(place) => None,
+                Place::At(_) if matches!(logged, Some(None)) => Some("cursor_expired"),
+                Place::At(_) => None,
+            };
+            let missed = match (&place, lost) {
+                (Place::At(place), None) => self.missed(place, logged.as_ref().and_then(Option::as_deref)),
+                _ => Missed { lost: lost.or(Some("cursor_expired")), redefined: Vec::new() },
+            };
+            let (mut anew, mut shapes) = (Vec::new(), Vec::new());
+            for subscription in &subscriptions {
+                let Some(role) = self.sessions.get(&session).map(|s| s.role) else { break };
+                let selection = match self.resolve(role, subscription) {
+                    Ok(selection) => selection,
+                    Err(refusal) => {
+                        self.refuse(session, &subscription.id, refusal);
+                        continue;
+                    }
+                };
+                let reason =
+                    missed.lost.or_else(|| missed.redefined.contains(&selection.table).then_some("schema_changed"));
+                if let Some(reason) = reason {
+                    let message = FromFeeder::Resync { session, id: subscription.id.clone(), reason: reason.to_owned() };
+                    self.send(&message, &[]);
+                }
+                if let Some(shape) = self.subscribe(session, subscription, reason.is_none()) {
+                    if reason.is_some() {
+                        anew.push(subscription.id.clone());
+                    } else {
+                        shapes.push(shape);
+                    }
+                }
+            }
+            self.order_snapshot(session, &anew);
+            if let Place::At(place) = place
+                && !shapes.is_empty()
+            {
+                shapes.sort_unstable();
+                shapes.dedup();
+                groups.entry(place.to_string()).or_default().push((session, shapes));
+            }
+        }
+        for (place, sessions) in groups {
+            let Ok(place) = place.parse::<Snapshot>() else { continue };
+            let mut same: HashMap<Vec<ShapeId>, Vec<SessionId>> = HashMap::new();
+            for (session, shapes) in sessions {
+                same.entry(shapes).or_default().push(session);
+            }
+            for (shapes, sessions) in same {
+                self.catch_up(&place, &shapes, sessions, logged.as_ref().and_then(Option::as_deref));
+            }
+        }
+    }
+
+    fn changes_for<'a>(
+        &'a self,
+        place: &Snapshot,
+        logged: Option<&'a [Change]>,
+    ) -> Box<dyn Iterator<Item = &'a Change> + 'a> {
+        let place = place.clone();
+        if self.history.covers(&place) {
+            Box::new(self.history.changes().filter(move |c| !place.sees(c.xid)))
+        } else {
+            Box::new(logged.unwrap_or_default().iter().filter(move |c| !place.sees(c.xid)))
+        }
+    }
+
+    /// What stands in the way of going on from a place.
+    fn missed(&self, place: &Snapshot, logged: Option<&[Change]>) -> Missed {
+        let mut missed = Missed { lost: None, redefined: Vec::new() };
+        for change in self.changes_for(place, logged) {
+            match change.op {
+                Op::Gap => missed.lost = Some("cursor_expired"),
+                Op::Access => missed.lost = missed.lost.or(Some("access_changed")),
+                Op::Redefined | Op::TruncatePart => missed.redefined.push(change.relation),
+                Op::Insert | Op::Update | Op::Delete | Op::Truncate => {}
+            }
+        }
+        missed
+    }
+
+    fn catch_up(&mut self, place: &Snapshot, shapes: &[ShapeId], sessions: Vec<SessionId>, logged: Option<&[Change]>) {
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        for id in shapes {
+            let Some(mut shape) = self.shapes.take(*id) else { continue };
+            let mut own = Frames::default();
+            let mut stale = false;
+            let table = shape.table;
+            for change in self.changes_for(place, logged).filter(|c| c.relation == table) {
+                stale |= shape.encode(change, &mut own).is_err();
+            }
+            own.close(shape.id);
+            self.shapes.put_back(shape);
+            if stale {
+                self.stale.push(table);
+            }
+            frames.extend(own.whole.into_iter().map(|f| f.bytes));
+        }
+        let lens = frames.iter().map(|f| f.len() as u32).collect();
+        let body: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        let message = FromFeeder::CatchUp {
+            sessions,
+            frames: lens,
+            cursor: self.cursor.clone(),
+            time: self.time.clone(),
+            last: true,
+        };
+        self.send(&message, &body);
+    }
+}
+
+struct Missed {
+    lost: Option<&'static str>,
+    redefined: Vec<Oid>,
+}
+
+/// All changes that one of the places did not see, in order; nothing where they are more than a catch-up may be.
+///
+/// # Safety
+/// `snapshot` is active.
+unsafe fn read_log(places: &[Snapshot], snapshot: pg_sys::Snapshot) -> Option<Vec<Change>> {
+    let limit = guc::max_catch_up_bytes();
+    let (mut changes, mut bytes) = (Vec::new(), 0);
+    let over = std::cell::Cell::new(false);
+    for segment in reader::segments() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            reader::scan(
+                segment,
+                None,
+                snapshot,
+                |xid| !over.get() && places.iter().any(|p| !p.sees(xid)),
+                |change, _| {
+                    bytes += change.size();
+                    over.set(bytes > limit);
+                    changes.push(change);
+                },
+            );
+        }
+    }
+    if over.get() {
+        return None;
+    }
+    reader::sort(&mut changes);
+    Some(changes)
+}

@@ -1,0 +1,81 @@
+//! What a feeder does now and then: rotates and cuts the log, launches query workers. Main thread only.
+
+use super::{Feeder, log_is_there};
+use crate::changelog::segments::{self, Due};
+use crate::shmem::{self, Kind};
+use crate::worker::process;
+use crate::{changelog, guc};
+use pgrx::bgworkers::BackgroundWorkerBuilder;
+use pgrx::pg_sys::{self, Datum};
+use std::time::{Duration, Instant};
+
+/// Between looks at the log, where nothing asks for one sooner.
+const LOOK: Duration = Duration::from_secs(1);
+/// After a rotation that was not possible, or a launch.
+const AGAIN: Duration = Duration::from_millis(200);
+
+impl Feeder {
+    /// Rotates or cuts the log where that is due; returns when to look again.
+    pub(super) fn upkeep(&mut self, now: Instant) -> Instant {
+        let (mut again, mut more) = (LOOK, true);
+        while more {
+            more = false;
+            let next = process::transaction(|_| {
+                if !log_is_there() {
+                    return None;
+                }
+                let all = segments::all();
+                let sizes: Vec<u64> = (0..shmem::SEGMENTS)
+                    .map(|n| changelog::segment_oid(n).map_or(0, segments::size_bytes))
+                    .collect();
+                // SAFETY: reads the clock.
+                match segments::due(&all, &sizes, unsafe { pg_sys::GetCurrentTimestamp() }) {
+                    Due::Nothing => None,
+                    Due::Next => {
+                        let next = segments::next(&all, &self.last);
+                        if next.is_none() {
+                            again = AGAIN;
+                        }
+                        next
+                    }
+                    Due::Cut(segment) => {
+                        more = segments::cut(segment, &self.last);
+                        None
+                    }
+                }
+            });
+            if let Some(segment) = next {
+                // After the commit: writers may use it from here on.
+                self.slot.set_segment(segment);
+            }
+        }
+        now + again
+    }
+
+    /// Makes sure that query workers run while jobs wait.
+    pub(super) fn launch_query_workers(&mut self, waiting: usize) {
+        let now = Instant::now();
+        let running = shmem::count_workers(Kind::QueryWorker, self.database);
+        let wanted = (running + waiting).min(guc::query_workers());
+        // One that was launched needs a moment to show up.
+        if running >= wanted || self.launched_at.is_some_and(|at| now < at + AGAIN) {
+            return;
+        }
+        self.launched_at = Some(now);
+        for _ in running..wanted {
+            let launched = BackgroundWorkerBuilder::new("whagons_rte query worker")
+                .set_type("whagons_rte query worker")
+                .set_function("rte_query_worker_main")
+                .set_library("whagons_rte")
+                .set_argument(Some(Datum::from(self.database)))
+                .enable_shmem_access(None)
+                .enable_spi_access()
+                .set_restart_time(None)
+                .load_dynamic();
+            if launched.is_err() {
+                pgrx::warning!("could not launch a query worker: max_worker_processes is too low");
+                return;
+            }
+        }
+    }
+}

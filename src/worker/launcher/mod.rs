@@ -1,0 +1,192 @@
+//! The launcher: starts what must run, and starts it again when it ends.
+//!
+//! Decides which databases are served and whether the gateway runs; touches no socket of the network. Main
+//! thread of its own process, without threads of its own: it forks.
+
+mod child;
+mod control;
+
+use super::process::{self, Terminate};
+use crate::guc;
+use crate::shmem::{self, Kind, State};
+use child::Gateway;
+use control::Said;
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::prelude::*;
+use std::ffi::CString;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Pauses between attempts double from the first to the second.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A process that ran this long had started well: the next attempt comes at once.
+const STARTED_WELL: Duration = Duration::from_secs(5);
+/// Between looks for a database that is not there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// When to try again something that fails.
+struct Backoff {
+    pause: Duration,
+    at: Instant,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self { pause: FIRST_PAUSE, at: Instant::now() }
+    }
+
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.at
+    }
+
+    fn ended(&mut self, ran: Duration) {
+        if ran >= STARTED_WELL {
+            *self = Self::new();
+        } else {
+            self.at = Instant::now() + self.pause;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+struct Launcher {
+    gateway: Option<Gateway>,
+    gateway_backoff: Backoff,
+    feeder: Option<(DynamicBackgroundWorker, Instant)>,
+    feeder_backoff: Backoff,
+    /// A database that was looked for in vain, so that the log says so once.
+    missing: Option<String>,
+}
+
+/// Entry point.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn rte_launcher_main(_arg: Datum) {
+    process::install_signal_handlers(Terminate::Asks);
+    // SAFETY: once, at the start of a background worker; without a database only shared catalogs are there.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
+        pg_sys::pgstat_report_appname(c"whagons_rte launcher".as_ptr());
+    }
+    let worker = shmem::enter_this_worker(Kind::Launcher, Oid::INVALID);
+    if let Some(worker) = worker {
+        worker.state.store(State::Running as i32, Ordering::Relaxed);
+    }
+    child::remove_stale_sockets();
+    pgrx::log!("{} launcher started", guc::SERVER);
+    let mut launcher = Launcher {
+        gateway: None,
+        gateway_backoff: Backoff::new(),
+        feeder: None,
+        feeder_backoff: Backoff::new(),
+        missing: None,
+    };
+    while !process::shutdown_requested() {
+        launcher.step();
+    }
+    if let Some(gateway) = launcher.gateway.take() {
+        gateway.stop();
+    }
+    pgrx::log!("{} launcher stopped", guc::SERVER);
+    // SAFETY: the regular end of a background worker.
+    unsafe { pg_sys::proc_exit(0) };
+}
+
+impl Launcher {
+    fn step(&mut self) {
+        if process::reload()
+            && let Some(gateway) = &mut self.gateway
+        {
+            gateway.reload();
+        }
+        self.watch_gateway();
+        self.watch_feeder();
+        let mut until = Instant::now() + LOOK;
+        if self.gateway.is_none() {
+            until = until.min(self.gateway_backoff.at);
+        }
+        if self.feeder.is_none() && self.missing.is_none() {
+            until = until.min(self.feeder_backoff.at);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let fd = self.gateway.as_ref().map(Gateway::fd);
+        process::wait(fd, pg_sys::WL_SOCKET_READABLE, left.as_micros().div_ceil(1000) as u64);
+    }
+
+    fn watch_gateway(&mut self) {
+        if let Some(gateway) = &mut self.gateway {
+            match gateway.listen() {
+                Said::Nothing => {}
+                Said::Ended => {
+                    let ran = gateway.started_at.elapsed();
+                    if let Some(gateway) = self.gateway.take() {
+                        gateway.reap();
+                    }
+                    self.gateway_backoff.ended(ran);
+                }
+            }
+        }
+        if self.gateway.is_none() && self.gateway_backoff.is_due() {
+            match Gateway::fork() {
+                Ok(gateway) => self.gateway = Some(gateway),
+                Err(e) => {
+                    pgrx::warning!("could not start the whagons_rte gateway: {e}");
+                    self.gateway_backoff.ended(Duration::ZERO);
+                }
+            }
+        }
+    }
+
+    fn watch_feeder(&mut self) {
+        if let Some((feeder, at)) = &self.feeder {
+            match feeder.pid() {
+                Ok(_) | Err(BackgroundWorkerStatus::NotYetStarted) => return,
+                Err(_) => {
+                    self.feeder_backoff.ended(at.elapsed());
+                    self.feeder = None;
+                }
+            }
+        }
+        if !self.feeder_backoff.is_due() {
+            return;
+        }
+        let name = guc::landlord_database();
+        let Some(database) = database_oid(&name) else {
+            if self.missing.as_ref() != Some(&name) {
+                pgrx::log!("whagons_rte waits for database \"{name}\" (rte.landlord_database) to be created");
+                self.missing = Some(name);
+            }
+            return;
+        };
+        self.missing = None;
+        let launched = BackgroundWorkerBuilder::new(&format!("whagons_rte feeder {name}"))
+            .set_type("whagons_rte feeder")
+            .set_function("rte_feeder_main")
+            .set_library("whagons_rte")
+            .set_argument(Some(Datum::from(database)))
+            .enable_shmem_access(None)
+            .enable_spi_access()
+            .set_restart_time(None)
+            // SAFETY: a plain read.
+            .set_notify_pid(unsafe { pg_sys::MyProcPid })
+            .load_dynamic();
+        match launched {
+            Ok(feeder) => self.feeder = Some((feeder, Instant::now())),
+            Err(_) => {
+                pgrx::warning!("could not launch the feeder of database \"{name}\": max_worker_processes is too low");
+                self.feeder_backoff.ended(Duration::ZERO);
+            }
+        }
+    }
+}
+
+fn database_oid(name: &str) -> Option<Oid> {
+    let name = CString::new(name).ok()?;
+    process::transaction(|_| {
+        // SAFETY: a look-up in a shared catalog, in a transaction.
+        let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
+        (oid != Oid::INVALID).then_some(oid)
+    })
+}

@@ -1,0 +1,94 @@
+//! What every background worker of ours does: signals, waiting, settings that are read again. The one place
+//! where a worker sleeps.
+
+use pgrx::pg_sys;
+use std::os::fd::RawFd;
+use std::ptr::addr_of_mut;
+
+// Postgres' own handlers, as C sees them: the bindings wrap them in a guard, which is not for signals.
+unsafe extern "C-unwind" {
+    fn die(signal: core::ffi::c_int);
+    fn SignalHandlerForConfigReload(signal: core::ffi::c_int);
+    fn SignalHandlerForShutdownRequest(signal: core::ffi::c_int);
+}
+
+/// What SIGTERM does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Terminate {
+    /// Ends the process at the next check for interrupts.
+    Dies,
+    /// Sets a flag that [`shutdown_requested`] reads.
+    Asks,
+}
+
+pub fn install_signal_handlers(terminate: Terminate) {
+    #[cfg(not(feature = "pg18"))]
+    use pg_sys::pqsignal;
+    #[cfg(feature = "pg18")]
+    use pg_sys::pqsignal_be as pqsignal;
+    // SAFETY: these handlers only set flags and the latch.
+    unsafe {
+        match terminate {
+            Terminate::Dies => pqsignal(pg_sys::SIGTERM as i32, Some(die)),
+            Terminate::Asks => pqsignal(pg_sys::SIGTERM as i32, Some(SignalHandlerForShutdownRequest)),
+        };
+        pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Whether SIGTERM came, with [`Terminate::Asks`].
+pub fn shutdown_requested() -> bool {
+    // SAFETY: a flag of this process that its signal handler sets.
+    unsafe { addr_of_mut!(pg_sys::ShutdownRequestPending).read_volatile() != 0 }
+}
+
+/// Sleeps until the latch is set, the socket has one of `events`, or the time is over. Ends the process
+/// when the postmaster is gone.
+pub fn wait(socket: Option<RawFd>, events: u32, timeout_ms: u64) {
+    let always = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let timeout = timeout_ms.min(3_600_000);
+    // SAFETY: the latch is this process' own, and the socket is open for as long as the call.
+    unsafe {
+        let happened = pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            (always | if socket.is_some() { events } else { 0 }) as i32,
+            socket.unwrap_or(-1),
+            timeout as core::ffi::c_long,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        if happened as u32 & pg_sys::WL_LATCH_SET != 0 {
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+    }
+    pgrx::check_for_interrupts!();
+}
+
+/// Reads the settings again where SIGHUP asked for it; tells whether it did. Outside a transaction.
+pub fn reload() -> bool {
+    // SAFETY: outside a transaction, as the main loops of Postgres' own workers do it.
+    unsafe {
+        let pending = addr_of_mut!(pg_sys::ConfigReloadPending);
+        if pending.read_volatile() == 0 {
+            return false;
+        }
+        pending.write_volatile(0);
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        true
+    }
+}
+
+/// Runs `f` in a transaction with an active snapshot.
+pub fn transaction<R>(f: impl FnOnce(pg_sys::Snapshot) -> R) -> R {
+    // SAFETY: outside a transaction, on the main thread. An error ends the worker, which is started again.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        let snapshot = pg_sys::GetTransactionSnapshot();
+        pg_sys::PushActiveSnapshot(snapshot);
+        let result = f(pg_sys::GetActiveSnapshot());
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+        result
+    }
+}
