@@ -200,12 +200,15 @@ fn ten_thousand_subscriptions_have_an_answer_each() {
     let gateway = cluster.worker("gateway");
     let before = rss_kb(gateway);
     let mut client = cluster.client("c");
-    let limit = client.welcome.as_ref().and_then(|w| w["limits"]["max_subscriptions"].as_u64()).expect("limit") as usize;
+    let limit =
+        client.welcome.as_ref().and_then(|w| w["limits"]["max_subscriptions"].as_u64()).expect("limit") as usize;
     client.subscribe_barrier();
     for n in 1..10_000 {
         client.subscribe(&format!("s{n}"), "t");
     }
-    client.wait_for("all answers", |c| c.copy.subscriptions.values().all(|s| matches!(s.state, State::Live | State::Ended)));
+    client.wait_for("all answers", |c| {
+        c.copy.subscriptions.values().all(|s| matches!(s.state, State::Live | State::Ended))
+    });
     let live = client.copy.subscriptions.values().filter(|s| s.state == State::Live).count();
     assert_eq!(live, limit);
     assert_eq!(client.errors.len(), 10_000 - limit);
@@ -281,7 +284,18 @@ fn a_cursor_that_is_not_ours_is_an_error_and_then_a_snapshot() {
 fn text_is_never_sql() {
     let (cluster, mut sql) = start();
     let mut client = cluster.client("\"; DROP TABLE t; --");
-    let evil = ["t; DROP TABLE t", "t'; DROP TABLE t; --", "\"t\"; DROP TABLE t", "t\u{0}", "(SELECT 1)", "public.\"t", "a.b.c.d", "", "t WHERE true", "$1"];
+    let evil = [
+        "t; DROP TABLE t",
+        "t'; DROP TABLE t; --",
+        "\"t\"; DROP TABLE t",
+        "t\u{0}",
+        "(SELECT 1)",
+        "public.\"t",
+        "a.b.c.d",
+        "",
+        "t WHERE true",
+        "$1",
+    ];
     for table in evil {
         client.subscribe("x", table);
         client.wait_error("UNKNOWN_TABLE");

@@ -93,8 +93,16 @@ fn truncate() {
     client.wait_live();
     follows(&mut sql, &mut client, "TRUNCATE t");
     assert!(client.sub("t").rows.is_empty());
-    follows(&mut sql, &mut client, "BEGIN; INSERT INTO t VALUES (1, 'a'); TRUNCATE t; INSERT INTO t VALUES (2, 'b'); COMMIT");
-    follows(&mut sql, &mut client, "BEGIN; SAVEPOINT s; TRUNCATE t; ROLLBACK TO s; INSERT INTO t VALUES (3, 'c'); COMMIT");
+    follows(
+        &mut sql,
+        &mut client,
+        "BEGIN; INSERT INTO t VALUES (1, 'a'); TRUNCATE t; INSERT INTO t VALUES (2, 'b'); COMMIT",
+    );
+    follows(
+        &mut sql,
+        &mut client,
+        "BEGIN; SAVEPOINT s; TRUNCATE t; ROLLBACK TO s; INSERT INTO t VALUES (3, 'c'); COMMIT",
+    );
     follows(&mut sql, &mut client, "TRUNCATE parent CASCADE");
     sql.run("INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1, 1)");
     follows(&mut sql, &mut client, "TRUNCATE t, child, parent RESTART IDENTITY");
@@ -110,14 +118,22 @@ fn a_key_update_is_a_delete_and_an_insert() {
     let (_cluster, mut sql, mut client) = start();
     follows(&mut sql, &mut client, "UPDATE t SET id = 100, v = 'moved' WHERE id = 1");
     follows(&mut sql, &mut client, "UPDATE t SET id = id + 1000");
-    follows(&mut sql, &mut client, "BEGIN; UPDATE t SET id = 1 WHERE id = 1002; UPDATE t SET id = 2 WHERE id = 1; COMMIT");
-    // Keys that change places in one statement.
-    sql.table("swap", "id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text");
-    sql.run("INSERT INTO swap VALUES (1, 'one'), (2, 'two'), (3, 'three')");
+    follows(
+        &mut sql,
+        &mut client,
+        "BEGIN; UPDATE t SET id = 1 WHERE id = 1002; UPDATE t SET id = 2 WHERE id = 1; COMMIT",
+    );
+    // Keys that move into each other's places in one statement; the rows lie in an order that allows it.
+    sql.table("swap", "id int PRIMARY KEY, v text");
+    sql.run("INSERT INTO swap SELECT i, 'row ' || i FROM generate_series(20, 1, -1) i");
     client.subscribe("swap", "swap");
     client.wait_live();
-    follows(&mut sql, &mut client, "UPDATE swap SET id = 4 - id");
-    follows(&mut sql, &mut client, "UPDATE swap SET id = id % 3 + 1");
+    follows(&mut sql, &mut client, "UPDATE swap SET id = id + 1");
+    follows(
+        &mut sql,
+        &mut client,
+        "BEGIN; UPDATE swap SET id = 0 WHERE id = 2; UPDATE swap SET id = 2 WHERE id = 3; UPDATE swap SET id = 3 WHERE id = 0; COMMIT",
+    );
 }
 
 #[test]
@@ -131,8 +147,16 @@ fn a_toasted_value_that_did_not_change_is_not_sent_again() {
     assert!(client.copy.counts.widest_set < 1000, "{:?}", client.copy.counts);
     assert_eq!(client.sub("t").value(&["50"], "v").map(str::len), Some(1_000_002));
     follows(&mut sql, &mut client, "UPDATE t SET id = 51 WHERE id = 50");
-    follows(&mut sql, &mut client, "BEGIN; UPDATE t SET n = 7 WHERE id = 51; UPDATE t SET v = v || '!' WHERE id = 51; COMMIT");
-    follows(&mut sql, &mut client, "BEGIN; UPDATE t SET v = 'short' WHERE id = 51; UPDATE t SET n = 8 WHERE id = 51; COMMIT");
+    follows(
+        &mut sql,
+        &mut client,
+        "BEGIN; UPDATE t SET n = 7 WHERE id = 51; UPDATE t SET v = v || '!' WHERE id = 51; COMMIT",
+    );
+    follows(
+        &mut sql,
+        &mut client,
+        "BEGIN; UPDATE t SET v = 'short' WHERE id = 51; UPDATE t SET n = 8 WHERE id = 51; COMMIT",
+    );
 }
 
 #[test]
@@ -189,7 +213,11 @@ fn keys_of_several_columns_and_types() {
     client.subscribe("k", "k");
     client.wait_live();
     assert_eq!(client.sub("k").key, ["a", "b", "c", "d"]);
-    follows(&mut sql, &mut client, "UPDATE k SET v = v + 1; UPDATE k SET b = b || 'x' WHERE v % 2 = 0; DELETE FROM k WHERE v < 5");
+    follows(
+        &mut sql,
+        &mut client,
+        "UPDATE k SET v = v + 1; UPDATE k SET b = b || 'x' WHERE v % 2 = 0; DELETE FROM k WHERE v < 5",
+    );
     // Without a primary key, a replica identity index serves.
     sql.run("CREATE TABLE r (a int NOT NULL, v text); CREATE UNIQUE INDEX r_a ON r (a)");
     sql.run("ALTER TABLE r REPLICA IDENTITY USING INDEX r_a");
@@ -206,7 +234,10 @@ fn keys_of_several_columns_and_types() {
 #[test]
 fn generated_columns() {
     let (_cluster, mut sql, mut client) = start();
-    sql.table("g", "id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED");
+    sql.table(
+        "g",
+        "id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED",
+    );
     client.subscribe("g", "g");
     client.wait_live();
     follows(&mut sql, &mut client, "INSERT INTO g (a) VALUES (1), (2)");
@@ -225,7 +256,11 @@ fn generated_columns() {
 fn replicated_writes() {
     let (_cluster, mut sql, mut client) = start();
     sql.run("SET session_replication_role = replica");
-    follows(&mut sql, &mut client, "INSERT INTO t VALUES (60, 'r'); UPDATE t SET v = 'r' WHERE id = 1; DELETE FROM t WHERE id = 2");
+    follows(
+        &mut sql,
+        &mut client,
+        "INSERT INTO t VALUES (60, 'r'); UPDATE t SET v = 'r' WHERE id = 1; DELETE FROM t WHERE id = 2",
+    );
     follows(&mut sql, &mut client, "TRUNCATE t");
     sql.run("SET session_replication_role = local");
     follows(&mut sql, &mut client, "INSERT INTO t VALUES (61, 'l')");
@@ -318,14 +353,29 @@ fn an_update_without_a_change_does_no_harm() {
 #[test]
 fn other_ways_to_write() {
     let (_cluster, mut sql, mut client) = start();
-    follows(&mut sql, &mut client, "WITH gone AS (DELETE FROM t WHERE id < 4 RETURNING *) INSERT INTO t SELECT id + 500, v, n FROM gone");
+    follows(
+        &mut sql,
+        &mut client,
+        "WITH gone AS (DELETE FROM t WHERE id < 4 RETURNING *) INSERT INTO t SELECT id + 500, v, n FROM gone",
+    );
     sql.run("CREATE VIEW w AS SELECT id, v FROM t WHERE id > 5");
-    follows(&mut sql, &mut client, "UPDATE w SET v = 'by the view'; DELETE FROM w WHERE id = 8; INSERT INTO w VALUES (9000, 'x')");
+    follows(
+        &mut sql,
+        &mut client,
+        "UPDATE w SET v = 'by the view'; DELETE FROM w WHERE id = 8; INSERT INTO w VALUES (9000, 'x')",
+    );
     sql.run("CREATE ROLE writer; GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON t TO writer; SET ROLE writer");
-    follows_as_other(&mut sql, "INSERT INTO t VALUES (600, 'w'); UPDATE t SET v = 'w' WHERE id = 6; DELETE FROM t WHERE id = 7");
+    follows_as_other(
+        &mut sql,
+        "INSERT INTO t VALUES (600, 'w'); UPDATE t SET v = 'w' WHERE id = 6; DELETE FROM t WHERE id = 7",
+    );
     sql.run("RESET ROLE; SET search_path = ''");
     sql.run("INSERT INTO public.t VALUES (601, 'no path'); RESET search_path");
-    follows(&mut sql, &mut client, "SET default_transaction_isolation = 'serializable'; UPDATE t SET n = 3; RESET default_transaction_isolation");
+    follows(
+        &mut sql,
+        &mut client,
+        "SET default_transaction_isolation = 'serializable'; UPDATE t SET n = 3; RESET default_transaction_isolation",
+    );
     follows(&mut sql, &mut client, "DELETE FROM t");
 }
 

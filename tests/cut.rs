@@ -17,7 +17,9 @@ fn a_late_commit_of_an_old_transaction_arrives() {
     let mut client = cluster.subscriber("c", &["t"]);
     let mut away = cluster.subscriber("away", &["t"]);
     // Its changes are the first in the log and its id is the lowest.
-    old.run("BEGIN; INSERT INTO t VALUES (-1, 'old'); SAVEPOINT s; INSERT INTO t VALUES (-2, 'old, below a savepoint')");
+    old.run(
+        "BEGIN; INSERT INTO t VALUES (-1, 'old'); SAVEPOINT s; INSERT INTO t VALUES (-2, 'old, below a savepoint')",
+    );
     for id in 0..20 {
         sql.run(&format!("INSERT INTO t VALUES ({id}, 'young')"));
     }

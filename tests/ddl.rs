@@ -20,7 +20,7 @@ fn a_table_without_a_key_is_refused_with_a_hint() {
     let (state, text) = sql.fails("SELECT rte.register_table('no_key')");
     assert_ne!(state, "XX000", "{text}");
     assert!(text.to_lowercase().contains("primary key"), "{text}");
-    for table in ["u", "tmp", "w", "pg_class", "rte.tables"] {
+    for table in ["u", "tmp", "w", "d", "pg_class", "rte.tables"] {
         let (state, text) = sql.fails(&format!("SELECT rte.register_table('{table}')"));
         assert!(state != "XX000" && !text.is_empty(), "{table}: {state} {text}");
     }
@@ -48,7 +48,9 @@ fn altered_columns_resync_and_the_copy_is_right() {
         sql.run("UPDATE t SET n = n + 1; INSERT INTO t (id, n) SELECT max(id) + 1, 0 FROM t");
         assert_equal(&mut sql, &mut client);
         let all = client.sub("t").columns.len() as i64;
-        let columns = sql.number("SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0 AND NOT attisdropped");
+        let columns = sql.number(
+            "SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0 AND NOT attisdropped",
+        );
         assert_eq!(all, columns, "{i}: {alter}");
         assert!(client.errors.is_empty(), "{:?}", client.errors);
     }
@@ -65,7 +67,9 @@ fn altering_in_the_writers_transaction_is_exact() {
     assert_equal(&mut sql, &mut client);
     sql.run("BEGIN; ALTER TABLE t DROP COLUMN x; ROLLBACK; UPDATE t SET x = 'still there'");
     assert_equal(&mut sql, &mut client);
-    sql.run("BEGIN; UPDATE t SET n = -1 WHERE id = 3; ALTER TABLE t DROP COLUMN x; ALTER TABLE t ADD COLUMN x date; COMMIT");
+    sql.run(
+        "BEGIN; UPDATE t SET n = -1 WHERE id = 3; ALTER TABLE t DROP COLUMN x; ALTER TABLE t ADD COLUMN x date; COMMIT",
+    );
     assert_equal(&mut sql, &mut client);
 }
 

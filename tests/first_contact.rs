@@ -54,7 +54,9 @@ fn a_client_that_comes_back_gets_what_it_missed_and_no_snapshot() {
     let mut client = cluster.subscriber("c", &["t"]);
     for round in 0..5 {
         client.leave();
-        sql.run(&format!("UPDATE t SET v = 'round {round}' WHERE id % 5 = {round}; DELETE FROM t WHERE id = 10 + {round}"));
+        sql.run(&format!(
+            "UPDATE t SET v = 'round {round}' WHERE id % 5 = {round}; DELETE FROM t WHERE id = 10 + {round}"
+        ));
         client.resume();
         assert_equal(&mut sql, &mut client);
     }
@@ -147,7 +149,9 @@ fn names_may_be_quoted_and_of_any_script() {
     }
     let mut client = cluster.subscriber("c", &names);
     for name in names {
-        sql.run(&format!("INSERT INTO {name} VALUES (2, 'y', 3); UPDATE {name} SET \"v\"\"w\" = 'z', \"\u{1F600}\" = 4"));
+        sql.run(&format!(
+            "INSERT INTO {name} VALUES (2, 'y', 3); UPDATE {name} SET \"v\"\"w\" = 'z', \"\u{1F600}\" = 4"
+        ));
     }
     assert_equal(&mut sql, &mut client);
     assert_eq!(client.sub(names[0]).key, ["Schlüssel 🔑"]);

@@ -20,7 +20,12 @@ fn the_four_sums_are_equal_after_every_commit() {
 
     let total = |field: fn(&rte_testkit::Counts) -> u64| clients.iter().map(|c| field(&c.copy.counts)).sum::<u64>();
     let tps = report.lines().find(|l| l.starts_with("tps")).unwrap_or_default();
-    println!("{tps}; {} commits, {} changes, {} resumed", total(|c| c.commits), total(|c| c.changes), total(|c| c.resumed));
+    println!(
+        "{tps}; {} commits, {} changes, {} resumed",
+        total(|c| c.commits),
+        total(|c| c.changes),
+        total(|c| c.resumed)
+    );
     clients.iter().for_each(rte_testkit::Client::assert_clean);
     assert!(total(|c| c.resumed) > 0, "clients left and resumed");
     assert!(sql.number("SELECT count(*) FROM pgbench_history") > 0);

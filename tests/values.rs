@@ -44,7 +44,11 @@ const CASES: &[(&str, &str, &str)] = &[
     ("float8", "'Infinity'", r#""Infinity""#),
     ("float4", "'-Infinity'", r#""-Infinity""#),
     ("money", "'12.34'", r#""$12.34""#),
-    ("text", r#"E'quote " backslash \\ slash / tab \t line \n \r \x01\x1f\x7f'"#, r#""quote \" backslash \\ slash / tab \t line \n \r \u0001\u001f\u007f""#),
+    (
+        "text",
+        r#"E'quote " backslash \\ slash / tab \t line \n \r \x01\x1f\x7f'"#,
+        r#""quote \" backslash \\ slash / tab \t line \n \r \u0001\u001f\u007f""#,
+    ),
     ("text", r"U&'\+01F600 \00E9 \2028 \FFFD'", "\"\u{1F600} é \u{2028} \u{FFFD}\""),
     ("text", "''", r#""""#),
     ("text", "'NULL'", r#""NULL""#),
@@ -55,7 +59,11 @@ const CASES: &[(&str, &str, &str)] = &[
     ("\"char\"", "'c'", r#""c""#),
     ("bytea", r"'\x00ff10'", r#""AP8Q""#),
     ("bytea", "''", r#""""#),
-    ("bytea", r"decode(repeat('00', 60), 'hex')", r#""AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA""#),
+    (
+        "bytea",
+        r"decode(repeat('00', 60), 'hex')",
+        r#""AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA""#,
+    ),
     ("raw", r"'\xff'", r#""/w==""#),
     ("uuid", "'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'", r#""a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11""#),
     ("date", "'2024-02-29'", r#""2024-02-29""#),
@@ -234,7 +242,8 @@ fn columns_have_the_short_names_of_their_types() {
     let cluster = Cluster::ready();
     let mut sql = cluster.sql();
     sql.run(TYPES);
-    let types = ["int8", "timestamptz", "text[]", "numeric", "varchar", "bool", "float8", "mood", "timetz", "int4range"];
+    let types =
+        ["int8", "timestamptz", "text[]", "numeric", "varchar", "bool", "float8", "mood", "timetz", "int4range"];
     let columns: Vec<String> = types.iter().enumerate().map(|(i, kind)| format!("c{i} {kind}")).collect();
     sql.table("n", &format!("id int PRIMARY KEY, {}", columns.join(", ")));
     let client = cluster.subscriber("c", &["n"]);
@@ -314,7 +323,9 @@ fn equal_keys_that_look_different_are_one_row() {
     assert_equal(&mut sql, &mut client);
     sql.run("UPDATE n SET v = 2; UPDATE f SET v = 2; UPDATE s SET v = 2");
     assert_equal(&mut sql, &mut client);
-    sql.run("INSERT INTO n VALUES (1.50, 9) ON CONFLICT (id) DO UPDATE SET id = excluded.id; DELETE FROM f; DELETE FROM s");
+    sql.run(
+        "INSERT INTO n VALUES (1.50, 9) ON CONFLICT (id) DO UPDATE SET id = excluded.id; DELETE FROM f; DELETE FROM s",
+    );
     assert_equal(&mut sql, &mut client);
     client.assert_clean();
 }

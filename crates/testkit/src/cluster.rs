@@ -45,6 +45,22 @@ pub struct Cluster {
     server: Option<Child>,
 }
 
+/// Where a cluster takes sessions, whether it runs or not.
+#[derive(Debug, Clone)]
+pub struct Door(PathBuf);
+
+impl Door {
+    /// A session, if the server takes one now.
+    ///
+    /// # Errors
+    /// What the server or the socket says.
+    pub fn knock(&self, database: &str) -> Result<Sql, postgres::Error> {
+        let mut config = Config::new();
+        config.host_path(&self.0).port(5432).user("postgres").dbname(database).application_name("test");
+        config.connect_timeout(Duration::from_secs(10)).connect(NoTls).map(Sql)
+    }
+}
+
 /// A session. Derefs to the `postgres` client.
 pub struct Sql(postgres::Client);
 
@@ -289,9 +305,13 @@ impl Cluster {
     /// # Errors
     /// What the server or the socket says.
     pub fn try_sql(&self, database: &str) -> Result<Sql, postgres::Error> {
-        let mut config = Config::new();
-        config.host_path(&self.dir).port(5432).user("postgres").dbname(database).application_name("test");
-        config.connect_timeout(Duration::from_secs(10)).connect(NoTls).map(Sql)
+        self.door().knock(database)
+    }
+
+    /// The way in, for threads of their own.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        Door(self.dir.clone())
     }
 
     /// Runs psql with a script on its standard input.
@@ -352,7 +372,8 @@ impl Cluster {
     pub fn worker(&self, kind: &str) -> i32 {
         wait_until(kind, || {
             let mut sql = self.try_sql("postgres").ok()?;
-            let row = sql.query_opt("SELECT pid FROM rte.workers WHERE kind = $1 AND pid IS NOT NULL LIMIT 1", &[&kind]);
+            let row =
+                sql.query_opt("SELECT pid FROM rte.workers WHERE kind = $1 AND pid IS NOT NULL LIMIT 1", &[&kind]);
             row.ok()?.map(|row| row.get(0))
         })
     }
@@ -425,7 +446,8 @@ impl Sql {
             Ok(()) => panic!("this did not fail: {statements}"),
             Err(e) => {
                 let e = e.as_db_error().expect("an error of the server");
-                let text = [Some(e.message()), e.detail(), e.hint()].into_iter().flatten().collect::<Vec<_>>().join("\n");
+                let text =
+                    [Some(e.message()), e.detail(), e.hint()].into_iter().flatten().collect::<Vec<_>>().join("\n");
                 (e.code().code().to_owned(), text)
             }
         }

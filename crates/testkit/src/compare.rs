@@ -62,7 +62,9 @@ pub fn expected_rows(sql: &mut Sql, table: &str, columns: &[String]) -> Vec<Stri
     rows
 }
 
-fn held_rows(subscription: &Subscription) -> Vec<String> {
+/// The rows of a copy in the same form, sorted.
+#[must_use]
+pub fn held_rows(subscription: &Subscription) -> Vec<String> {
     let text = |row: &Row| format!("[{}]", row.iter().map(|v| &**v).collect::<Vec<_>>().join(","));
     let mut rows: Vec<String> = subscription.rows.values().map(text).collect();
     rows.sort_unstable();
@@ -73,7 +75,12 @@ fn held_rows(subscription: &Subscription) -> Vec<String> {
 #[must_use]
 pub fn difference(sql: &mut Sql, subscription: &Subscription) -> Option<String> {
     let columns: Vec<String> = subscription.columns.iter().map(|c| c.name.clone()).collect();
-    let expected = expected_rows(sql, &subscription.table, &columns);
+    difference_to(&expected_rows(sql, &subscription.table, &columns), subscription)
+}
+
+/// What differs between a subscription and rows that [`expected_rows`] gave, or `None`.
+#[must_use]
+pub fn difference_to(expected: &[String], subscription: &Subscription) -> Option<String> {
     let held = held_rows(subscription);
     if expected == held {
         return None;

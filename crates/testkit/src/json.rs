@@ -22,7 +22,8 @@ pub fn canonical(json: &str) -> Box<str> {
                 at = end;
             }
             b'-' | b'0'..=b'9' => {
-                let len = bytes[at..].iter().take_while(|b| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
+                let len =
+                    bytes[at..].iter().take_while(|b| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
                 let end = at + len.count();
                 number(&json[at..end], &mut out);
                 at = end;

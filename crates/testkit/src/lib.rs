@@ -8,6 +8,7 @@
 pub mod client;
 mod cluster;
 mod compare;
+mod crowd;
 mod http;
 mod json;
 mod load;
@@ -15,12 +16,13 @@ mod process;
 mod settings;
 mod wait;
 
-pub use client::{Client, ClientOptions, Closed, Copy, Failure, Row, Silent, State, Step, Watch};
-pub use cluster::{Builder, Cluster, Shutdown, Sql};
-pub use compare::{assert_equal, difference, expected_rows, select_list};
+pub use client::{Client, ClientOptions, Closed, Copy, Counts, Failure, Row, Silent, State, Step, Subscription, Watch};
+pub use cluster::{Builder, Cluster, Door, Shutdown, Sql};
+pub use compare::{assert_equal, difference, difference_to, expected_rows, held_rows, select_list};
+pub use crowd::Crowd;
 pub use http::{Response, get, request};
 pub use json::canonical;
-pub use load::{Pgbench, TPCB_TABLES};
+pub use load::{Pgbench, TPCB_TABLES, Tellers, TpcbSums};
 pub use process::{Signal, alive, children, kill, rss_kb, with_cwd};
 pub use settings::{Dice, rounds, seconds, seed};
 pub use wait::{patience, wait_until, within};

@@ -1,12 +1,17 @@
-//! pgbench as a load that runs beside the test.
+//! TPC-B beside the test: pgbench, writers of our own, and the invariant that they keep.
 
 use std::fs::{self, File};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::client::{Copy, Row, State, Watch};
+use crate::cluster::{Cluster, Door, Sql};
 use crate::process::{self, Signal};
-use crate::wait::wait_until;
+use crate::settings::Dice;
+use crate::wait::{wait_until, within};
 
 /// The tables of TPC-B.
 pub const TPCB_TABLES: [&str; 4] = ["pgbench_accounts", "pgbench_branches", "pgbench_history", "pgbench_tellers"];
@@ -76,5 +81,109 @@ impl Drop for Pgbench {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// TPC-B's invariant, kept up row by row: after every commit the four sums are equal.
+#[derive(Debug, Default)]
+pub struct TpcbSums([i64; 4]);
+
+impl Watch for TpcbSums {
+    fn row(&mut self, subscription: &str, old: Option<&Row>, new: Option<&Row>) {
+        // Places of abalance, bbalance, delta and tbalance.
+        let places = [2, 1, 3, 2];
+        let Some(table) = TPCB_TABLES.iter().position(|t| *t == subscription) else { return };
+        let amount = |row: &Row| row[places[table]].parse::<i64>().unwrap_or_else(|e| panic!("{row:?}: {e}"));
+        self.0[table] += new.map_or(0, amount) - old.map_or(0, amount);
+    }
+
+    fn commit(&mut self, copy: &Copy) -> Result<(), String> {
+        let all_live = TPCB_TABLES.iter().all(|t| copy.subscriptions.get(*t).is_some_and(|s| s.state == State::Live));
+        if all_live && self.0.iter().any(|sum| *sum != self.0[0]) {
+            return Err(format!("the sums of {TPCB_TABLES:?} are {:?}", self.0));
+        }
+        Ok(())
+    }
+}
+
+/// Writers of TPC-B that come back when the server does, which pgbench's do not.
+pub struct Tellers {
+    threads: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+}
+
+impl Tellers {
+    /// Starts writers, each with a session of its own.
+    #[must_use]
+    pub fn start(cluster: &Cluster, count: u64, seed: u64) -> Self {
+        let (stop, done, failed) = (Arc::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let threads = (0..count)
+            .map(|n| {
+                let (stop, done, failed) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&failed));
+                let (door, mut dice) = (cluster.door(), Dice::with_seed(seed ^ n << 32));
+                std::thread::spawn(move || teller(&door, &mut dice, &stop, &done, &failed))
+            })
+            .collect();
+        Self { threads, stop, done, failed }
+    }
+
+    /// Transactions that were acknowledged.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::SeqCst)
+    }
+
+    /// Transactions that failed, for whatever reason.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    /// Waits until this many more transactions are acknowledged.
+    #[track_caller]
+    pub fn wait_done(&self, more: u64) {
+        let goal = self.done() + more;
+        wait_until("the writers go on", || (self.done() >= goal).then_some(()));
+    }
+
+    /// Has the writers finish their transaction and end.
+    ///
+    /// # Panics
+    /// When one has panicked.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().expect("a writer");
+        }
+    }
+}
+
+fn teller(door: &Door, dice: &mut Dice, stop: &AtomicBool, done: &AtomicU64, failed: &AtomicU64) {
+    let mut session: Option<Sql> = None;
+    while !stop.load(Ordering::SeqCst) {
+        let Some(sql) = session.as_mut() else {
+            session = within(Duration::from_secs(1), || door.knock("postgres").ok());
+            continue;
+        };
+        let (account, delta) = (dice.u32(1..=100_000), dice.i32(-5000..=5000));
+        let (teller, branch) = (dice.u32(1..=10), 1);
+        let transaction = format!(
+            "BEGIN; UPDATE pgbench_accounts SET abalance = abalance + {delta} WHERE aid = {account};
+             UPDATE pgbench_tellers SET tbalance = tbalance + {delta} WHERE tid = {teller};
+             UPDATE pgbench_branches SET bbalance = bbalance + {delta} WHERE bid = {branch};
+             INSERT INTO pgbench_history (tid, bid, aid, delta, mtime)
+             VALUES ({teller}, {branch}, {account}, {delta}, now()); COMMIT"
+        );
+        match sql.batch_execute(&transaction) {
+            Ok(()) => {
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(_) => {
+                failed.fetch_add(1, Ordering::SeqCst);
+                session = None;
+            }
+        }
     }
 }

@@ -58,8 +58,9 @@ pub struct Client {
     pub errors: Vec<Failure>,
     pub pongs: Vec<Value>,
     pub closed: Option<Closed>,
-    /// From each loss of the connection to the next `welcome`, as [`Client::carry_on`] saw it.
+    /// From each loss of the connection that the server was to blame for until all was live again.
     pub outages: Vec<Duration>,
+    lost: Option<Instant>,
     port: u16,
     socket: Option<WebSocket<TcpStream>>,
     watch: Box<dyn Watch>,
@@ -89,6 +90,7 @@ impl Client {
             pongs: Vec::new(),
             closed: None,
             outages: Vec::new(),
+            lost: None,
             port,
             socket: None,
             watch: Box::new(Silent),
@@ -206,9 +208,8 @@ impl Client {
             match socket.read() {
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
                 Ok(Message::Close(frame)) => {
-                    let (code, reason) = frame.map_or((None, String::new()), |f| {
-                        (Some(u16::from(f.code)), f.reason.as_str().to_owned())
-                    });
+                    let (code, reason) = frame
+                        .map_or((None, String::new()), |f| (Some(u16::from(f.code)), f.reason.as_str().to_owned()));
                     self.closed = Some(Closed { code, reason });
                 }
                 Ok(message) => return Some(message),
@@ -237,7 +238,10 @@ impl Client {
             None => {
                 return match (&self.socket, &self.closed) {
                     (Some(_), _) => Step::Quiet,
-                    (None, Some(closed)) => Step::Closed(closed.clone()),
+                    (None, Some(closed)) => {
+                        self.lost.get_or_insert_with(Instant::now);
+                        Step::Closed(closed.clone())
+                    }
                     (None, None) => Step::Closed(Closed { code: None, reason: "not connected".into() }),
                 };
             }
@@ -256,6 +260,9 @@ impl Client {
         if let Err(breach) = self.copy.take(frame, &mut *self.watch) {
             let head: String = text.chars().take(400).collect();
             panic!("{}: {breach}\nafter {:?}\nframe {head}", self.options.name, self.copy.counts);
+        }
+        if commit && self.copy.all_live() {
+            self.outages.extend(self.lost.take().map(|lost| lost.elapsed()));
         }
         Step::Frame(commit)
     }
@@ -312,12 +319,19 @@ impl Client {
         let end = Instant::now() + patience();
         while !found(self) {
             if let Step::Closed(_) = self.step(Duration::from_millis(20)) {
-                let lost = Instant::now();
-                wait_until("the server to let the client in again", || self.try_join().ok());
-                self.outages.push(lost.elapsed());
+                self.come_back();
             }
             assert!(Instant::now() < end, "{}: waited in vain for: {what}; {}", self.options.name, self.state());
         }
+    }
+
+    /// Tries to join until the server lets the client in again.
+    ///
+    /// # Panics
+    /// After [`patience`].
+    #[track_caller]
+    pub fn come_back(&mut self) {
+        wait_until("the server to let the client in again", || self.try_join().ok());
     }
 
     /// Waits until all subscriptions are at the cursor.
@@ -376,7 +390,12 @@ impl Client {
     }
 
     /// Drops the connection without a word.
-    pub fn drop_socket(&mut self) {
+    pub fn leave(&mut self) {
+        self.drop_socket();
+        self.lost = None;
+    }
+
+    fn drop_socket(&mut self) {
         self.socket = None;
         self.closed = None;
     }

@@ -14,11 +14,8 @@ const COMMIT: &str = r#"{"type":"commit","cursor":"c1","time":"2026-01-01T00:00:
 fn joined() -> Copy {
     let mut copy = Copy::default();
     copy.ask("a", "t", None);
-    feed(
-        &mut copy,
-        &[SUBSCRIBED, r#"{"type":"snapshot","id":"a","rows":[[1,"x"]],"done":false}"#, COMMIT],
-    )
-    .expect("joining");
+    feed(&mut copy, &[SUBSCRIBED, r#"{"type":"snapshot","id":"a","rows":[[1,"x"]],"done":false}"#, COMMIT])
+        .expect("joining");
     assert_eq!(copy.subscriptions["a"].state, State::Joining(false));
     feed(
         &mut copy,
@@ -44,8 +41,11 @@ fn changes_while_joining_go_on_top_of_the_snapshot() {
 #[test]
 fn nothing_changes_before_the_commit() {
     let mut copy = joined();
-    feed(&mut copy, &[r#"{"type":"changes","shape":"s1","changes":[{"op":"truncate"},{"op":"insert","row":[3,null]}]}"#])
-        .expect("changes");
+    feed(
+        &mut copy,
+        &[r#"{"type":"changes","shape":"s1","changes":[{"op":"truncate"},{"op":"insert","row":[3,null]}]}"#],
+    )
+    .expect("changes");
     assert_eq!(copy.subscriptions["a"].rows.len(), 2);
     feed(&mut copy, &[COMMIT]).expect("commit");
     assert_eq!(copy.subscriptions["a"].rows.len(), 1);
@@ -95,8 +95,7 @@ fn what_was_not_live_does_not_resume() {
     copy.ask("b", "t", None);
     assert_eq!(copy.disconnected(), ["a"]);
     assert_eq!(copy.subscriptions["b"].state, State::Asked(false));
-    feed(&mut copy, &[&SUBSCRIBED.replace("\"resumed\":false", "\"resumed\":true"), COMMIT])
-        .expect("resumed");
+    feed(&mut copy, &[&SUBSCRIBED.replace("\"resumed\":false", "\"resumed\":true"), COMMIT]).expect("resumed");
     assert_eq!(copy.subscriptions["a"].rows.len(), 2);
     assert_eq!(copy.counts.resumed, 1);
 }

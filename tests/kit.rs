@@ -33,7 +33,8 @@ fn the_oracle_encodes_as_the_contract_says() {
                                '{1,NULL}', '2026-01-01 12:00+05:30')",
     );
     let columns = ["id", "n", "b", "f", "j", "a", "odd \"name"].map(str::to_owned);
-    let expected = r#"["9007199254740993","NaN","AP8=","-Infinity",{"a":1,"a":2},["1",null],"2026-01-01T06:30:00+00:00"]"#;
+    let expected =
+        r#"["9007199254740993","NaN","AP8=","-Infinity",{"a":1,"a":2},["1",null],"2026-01-01T06:30:00+00:00"]"#;
     assert_eq!(expected_rows(&mut sql, "t", &columns), [&*canonical(expected)]);
 }
 
