@@ -92,7 +92,7 @@ impl CastFunction {
     pub(super) unsafe fn json(&mut self, datum: pg_sys::Datum) -> pg_sys::Datum {
         // SAFETY: the caller's promise; the call raises an error where the function returns NULL.
         unsafe {
-            let _lent = self.run_as.filter(|_| pg_sys::superuser()).map(|owner| Lent::to(owner));
+            let _lent = self.run_as.filter(|_| pg_sys::superuser()).map(Lent::to);
             pg_sys::FunctionCall1Coll(&mut self.function.info, pg_sys::InvalidOid, datum)
         }
     }

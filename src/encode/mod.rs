@@ -13,6 +13,7 @@ mod datetime;
 mod nested;
 mod number;
 mod settings;
+mod source;
 mod string;
 
 pub use settings::pin_settings;
@@ -21,7 +22,7 @@ pub use string::append_json_string;
 use call::{CastFunction, OutputFunction};
 use nested::{ArrayEncoder, CompositeEncoder};
 use pgrx::pg_sys;
-use string::Source;
+use source::Source;
 
 /// Encodes the values of one column. It caches what catalogs say of the type, so it lives as long as the
 /// shape; composite types are looked at again when their definition changes.
@@ -119,8 +120,8 @@ impl ValueEncoder {
     /// `datum` is a value of the encoder's type (or of a domain over it) and not null; what it points to
     /// lives until the call returns.
     pub unsafe fn append(&mut self, out: &mut Vec<u8>, datum: pg_sys::Datum) {
-        // SAFETY (of the block): the caller's promise makes each arm's reading of the datum the one that
-        // belongs to its type.
+        // SAFETY: by the caller's promise the datum is of the type that the arm was chosen for: passed by value
+        // as the arm reads it, or a pointer to what the arm reads.
         unsafe {
             match &mut self.kind {
                 Kind::Bool => out.extend_from_slice(if datum.value() & 0xff != 0 { b"true" } else { b"false" }),

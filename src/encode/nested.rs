@@ -1,7 +1,7 @@
 //! Arrays as nested JSON arrays and composites as objects, by the same rule inside.
 
 use super::call::detoasted;
-use super::string::Source;
+use super::source::Source;
 use super::{ValueEncoder, append_null};
 use core::ptr;
 use pgrx::{PgTupleDesc, pg_sys};

@@ -1,8 +1,7 @@
-//! JSON strings, and text from the server's encoding to UTF-8. Escapes as Postgres' `escape_json` does.
+//! JSON strings from UTF-8. Escapes as Postgres' `escape_json` does.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -58,67 +57,6 @@ pub(super) fn append_uuid(out: &mut Vec<u8>, bytes: &[u8; 16]) {
     out.extend_from_slice(&text);
 }
 
-/// Where text comes from: what must be done to have it in UTF-8.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
-    /// The database's encoding is UTF-8, and Postgres has checked the text when it was stored.
-    Utf8,
-    /// `SQL_ASCII`: bytes of any encoding. What is not UTF-8 is shown as U+FFFD, since JSON has no way to
-    /// carry it and an error would stop the table's feed.
-    Unknown,
-    /// Another encoding, which Postgres converts.
-    Other(core::ffi::c_int),
-}
-
-impl Source {
-    /// That of the database; it cannot change while the process lives.
-    pub(super) fn of_server() -> Self {
-        // SAFETY: reads a setting of the process, main thread only as the module demands.
-        let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
-        match encoding as u32 {
-            pg_sys::pg_enc::PG_UTF8 => Self::Utf8,
-            pg_sys::pg_enc::PG_SQL_ASCII => Self::Unknown,
-            _ => Self::Other(encoding),
-        }
-    }
-
-    pub(super) fn append_string(self, out: &mut Vec<u8>, text: &[u8]) {
-        if self == Self::Utf8 {
-            append_json_string(out, text);
-        } else {
-            self.converted(text, |utf8| append_json_string(out, utf8));
-        }
-    }
-
-    /// Appends text that is JSON already.
-    pub(super) fn append_verbatim(self, out: &mut Vec<u8>, json: &[u8]) {
-        self.converted(json, |utf8| append(out, utf8));
-    }
-
-    fn converted(self, text: &[u8], mut use_it: impl FnMut(&[u8])) {
-        match self {
-            _ if text.is_ascii() => use_it(text),
-            Self::Utf8 => use_it(text),
-            Self::Unknown => use_it(String::from_utf8_lossy(text).as_bytes()),
-            Self::Other(encoding) => {
-                let utf8_encoding = pg_sys::pg_enc::PG_UTF8 as core::ffi::c_int;
-                // SAFETY: `text` lies in Postgres' memory or in a Vec that outlives the call, which only reads
-                // it although its type does not say so. A value is below 1 GB, so the length fits.
-                let utf8 = unsafe {
-                    pg_sys::pg_do_encoding_conversion(
-                        text.as_ptr().cast_mut(),
-                        text.len() as core::ffi::c_int,
-                        encoding,
-                        utf8_encoding,
-                    )
-                };
-                // SAFETY: text that is not ASCII is converted to a new C string in the current context.
-                use_it(unsafe { core::ffi::CStr::from_ptr(utf8.cast()) }.to_bytes());
-            }
-        }
-    }
-}
-
 /// Length of the part before the first byte that JSON wants escaped. Eight bytes at a time.
 fn clean_prefix(text: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
@@ -158,7 +96,7 @@ fn append_escape(out: &mut Vec<u8>, byte: u8) {
     append(out, &[b'\\', short]);
 }
 
-fn append(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn append(out: &mut Vec<u8>, bytes: &[u8]) {
     reserve(out, bytes.len());
     out.extend_from_slice(bytes);
 }
