@@ -378,13 +378,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rte._on_drop() IS 'Event trigger: ends registrations of dropped tables';
 
-CREATE EVENT TRIGGER rte_on_ddl ON ddl_command_end
-    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA', 'GRANT', 'REVOKE')
-    EXECUTE FUNCTION rte._on_ddl();
-CREATE EVENT TRIGGER rte_on_drop ON sql_drop EXECUTE FUNCTION rte._on_drop();
-ALTER EVENT TRIGGER rte_on_ddl ENABLE ALWAYS;
-ALTER EVENT TRIGGER rte_on_drop ENABLE ALWAYS;
-
 -- ---------------------------------------------------------------------------------------------------
 -- Views
 -- ---------------------------------------------------------------------------------------------------
@@ -461,6 +454,14 @@ GRANT SELECT ON rte.tables, rte.workers, rte.connections, rte.subscriptions, rte
 -- Functions in a view are checked as the reader, not as the view's owner.
 GRANT EXECUTE ON FUNCTION rte._workers(), rte._report(), rte._change_key(oid, int8, bytea, bytea),
     rte._key_index(oid), rte._key_columns(oid), rte._published_columns(oid, name[]), rte._captured(oid) TO pg_monitor;
+
+-- Last, or they would fire for what stands above.
+CREATE EVENT TRIGGER rte_on_ddl ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA', 'GRANT', 'REVOKE')
+    EXECUTE FUNCTION rte._on_ddl();
+CREATE EVENT TRIGGER rte_on_drop ON sql_drop EXECUTE FUNCTION rte._on_drop();
+ALTER EVENT TRIGGER rte_on_ddl ENABLE ALWAYS;
+ALTER EVENT TRIGGER rte_on_drop ENABLE ALWAYS;
 
 DO $$
 BEGIN

@@ -6,6 +6,7 @@ use pgrx::pg_sys::{Oid, TimeLineID, XLogRecPtr};
 use std::ffi::{CStr, c_int};
 
 #[pgrx::pg_guard]
+#[allow(non_snake_case, reason = "names of the server's")]
 unsafe extern "C-unwind" {
     pub fn PGSharedMemoryDetach();
     pub fn toast_flatten_tuple(tup: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> pg_sys::HeapTuple;

@@ -57,30 +57,120 @@ pub fn register() {
     let kb = GucFlags::UNIT_KB;
     let none = GucFlags::default();
 
-    text(c"rte.landlord_database", c"Database whose tables clients without a tenant read.", &LANDLORD_DATABASE, Postmaster);
+    text(
+        c"rte.landlord_database",
+        c"Database whose tables clients without a tenant read.",
+        &LANDLORD_DATABASE,
+        Postmaster,
+    );
     text(c"rte.listen_addresses", c"Host names or addresses that the gateway listens on.", &LISTEN_ADDRESSES, Sighup);
     text(c"rte.anon_role", c"Role of clients without a token; empty means that a token is needed.", &ANON_ROLE, Sighup);
-    text(c"rte.allowed_origins", c"Origins that browsers may come from besides the gateway's own; * is any.", &ALLOWED_ORIGINS, Sighup);
+    text(
+        c"rte.allowed_origins",
+        c"Origins that browsers may come from besides the gateway's own; * is any.",
+        &ALLOWED_ORIGINS,
+        Sighup,
+    );
 
     int(c"rte.port", c"TCP port of the gateway.", &PORT, 1, 65_535, Sighup, none);
-    int(c"rte.max_databases", c"Databases whose changes may be captured at once.", &MAX_DATABASES, 1, 1024, Postmaster, none);
-    int(c"rte.retention", c"How long the change log is kept for clients that come back.", &RETENTION, 1, 60 * 24 * 365, Sighup, GucFlags::UNIT_MIN);
-    int(c"rte.max_log_size", c"Size of the change log of a database, past which its oldest part is cut.", &MAX_LOG_SIZE, 8, 1 << 20, Sighup, GucFlags::UNIT_MB);
+    int(
+        c"rte.max_databases",
+        c"Databases whose changes may be captured at once.",
+        &MAX_DATABASES,
+        1,
+        1024,
+        Postmaster,
+        none,
+    );
+    int(
+        c"rte.retention",
+        c"How long the change log is kept for clients that come back.",
+        &RETENTION,
+        1,
+        60 * 24 * 365,
+        Sighup,
+        GucFlags::UNIT_MIN,
+    );
+    int(
+        c"rte.max_log_size",
+        c"Size of the change log of a database, past which its oldest part is cut.",
+        &MAX_LOG_SIZE,
+        8,
+        1 << 20,
+        Sighup,
+        GucFlags::UNIT_MB,
+    );
     int(c"rte.history_size", c"Memory of a feeder for recent ticks.", &HISTORY_SIZE, 64, 1 << 24, Sighup, kb);
-    int(c"rte.max_catch_up_size", c"Changes that a resuming client is sent at most; beyond it gets a snapshot.", &MAX_CATCH_UP_SIZE, 64, 1 << 24, Sighup, kb);
+    int(
+        c"rte.max_catch_up_size",
+        c"Changes that a resuming client is sent at most; beyond it gets a snapshot.",
+        &MAX_CATCH_UP_SIZE,
+        64,
+        1 << 24,
+        Sighup,
+        kb,
+    );
     int(c"rte.max_tick_interval", c"Longest pause between ticks under load.", &MAX_TICK_INTERVAL, 0, 1000, Sighup, ms);
-    int(c"rte.poll_interval", c"How often a feeder looks for changes that no commit announced.", &POLL_INTERVAL, 10, 60_000, Sighup, ms);
+    int(
+        c"rte.poll_interval",
+        c"How often a feeder looks for changes that no commit announced.",
+        &POLL_INTERVAL,
+        10,
+        60_000,
+        Sighup,
+        ms,
+    );
     int(c"rte.query_workers", c"Query workers per database.", &QUERY_WORKERS, 1, 64, Sighup, none);
-    int(c"rte.query_worker_idle_timeout", c"Time after which an idle query worker ends.", &QUERY_WORKER_IDLE_TIMEOUT, 1, 86_400, Sighup, GucFlags::UNIT_S);
+    int(
+        c"rte.query_worker_idle_timeout",
+        c"Time after which an idle query worker ends.",
+        &QUERY_WORKER_IDLE_TIMEOUT,
+        1,
+        86_400,
+        Sighup,
+        GucFlags::UNIT_S,
+    );
     int(c"rte.io_threads", c"Threads of the gateway that serve connections.", &IO_THREADS, 1, 64, Postmaster, none);
     int(c"rte.hello_timeout", c"Time for a connection to say hello.", &HELLO_TIMEOUT, 100, 600_000, Sighup, ms);
-    int(c"rte.heartbeat_interval", c"Time between heartbeats; a client that misses two is closed.", &HEARTBEAT_INTERVAL, 100, 600_000, Sighup, ms);
-    int(c"rte.stall_timeout", c"Time without progress after which the reader of a snapshot is closed.", &STALL_TIMEOUT, 100, 600_000, Sighup, ms);
+    int(
+        c"rte.heartbeat_interval",
+        c"Time between heartbeats; a client that misses two is closed.",
+        &HEARTBEAT_INTERVAL,
+        100,
+        600_000,
+        Sighup,
+        ms,
+    );
+    int(
+        c"rte.stall_timeout",
+        c"Time without progress after which the reader of a snapshot is closed.",
+        &STALL_TIMEOUT,
+        100,
+        600_000,
+        Sighup,
+        ms,
+    );
     int(c"rte.max_connections", c"Connections of clients.", &MAX_CONNECTIONS, 1, 1_000_000, Sighup, none);
-    int(c"rte.max_connections_per_address", c"Connections from one address.", &MAX_CONNECTIONS_PER_ADDRESS, 1, 1_000_000, Sighup, none);
+    int(
+        c"rte.max_connections_per_address",
+        c"Connections from one address.",
+        &MAX_CONNECTIONS_PER_ADDRESS,
+        1,
+        1_000_000,
+        Sighup,
+        none,
+    );
     int(c"rte.max_subscriptions", c"Subscriptions of a connection.", &MAX_SUBSCRIPTIONS, 1, 100_000, Sighup, none);
     int(c"rte.max_frame_size", c"Largest frame that a client may send.", &MAX_FRAME_SIZE, 1, 1 << 20, Sighup, kb);
-    int(c"rte.client_queue_size", c"Bytes that may wait for a client before it is closed as too slow.", &CLIENT_QUEUE_SIZE, 64, 1 << 21, Sighup, kb);
+    int(
+        c"rte.client_queue_size",
+        c"Bytes that may wait for a client before it is closed as too slow.",
+        &CLIENT_QUEUE_SIZE,
+        64,
+        1 << 21,
+        Sighup,
+        kb,
+    );
 
     // SAFETY: the prefix is a static C string; from here on misspelt rte.* settings are reported.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"rte".as_ptr()) };

@@ -414,7 +414,9 @@ impl Slot {
             (*database).head = tail;
             if (*database).overflowed {
                 let ranges = addr_of_mut!((*database).overflow);
-                overflow.extend((*ranges).iter().filter(|r| r.segment != 0).map(|r| Range { segment: r.segment - 1, ..*r }));
+                overflow.extend(
+                    (*ranges).iter().filter(|r| r.segment != 0).map(|r| Range { segment: r.segment - 1, ..*r }),
+                );
                 (*ranges) = [Range { segment: 0, first: 0, last: 0 }; SEGMENTS];
                 (*database).overflowed = false;
             }

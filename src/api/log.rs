@@ -1,8 +1,8 @@
 //! Makes rows of the change log readable, for `rte.sync_log`.
 
 use crate::capture::{self, Image, Key};
-use crate::encode::{self, ValueEncoder};
 use crate::compat;
+use crate::encode::{self, ValueEncoder};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 

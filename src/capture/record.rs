@@ -157,7 +157,10 @@ pub unsafe fn update(info: &Info, old: pg_sys::HeapTuple, new: pg_sys::HeapTuple
             image(compat::toast_flatten_tuple(new.tuple, info.desc))
         } else {
             for i in 0..count {
-                if !mask_changed(&mask, i) && !new.nulls[i] && is_external(compat::attribute(info.desc, i), new.values[i]) {
+                if !mask_changed(&mask, i)
+                    && !new.nulls[i]
+                    && is_external(compat::attribute(info.desc, i), new.values[i])
+                {
                     mask.set_left_out(i);
                     new.nulls[i] = true;
                 }

@@ -233,7 +233,9 @@ impl Transaction {
     /// Remembers where a row went.
     fn note(&mut self, range: Range) {
         let near = |r: &&mut Range| {
-            r.segment == range.segment && range.first <= r.last.saturating_add(GAP) && r.first <= range.first.saturating_add(GAP)
+            r.segment == range.segment
+                && range.first <= r.last.saturating_add(GAP)
+                && r.first <= range.first.saturating_add(GAP)
         };
         if let Some(r) = self.ranges.iter_mut().find(near) {
             r.first = r.first.min(range.first);

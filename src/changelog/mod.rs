@@ -171,13 +171,7 @@ pub unsafe fn append(relation: pg_sys::Relation, row: &Row<'_>) -> u32 {
     unsafe {
         let tuple = pg_sys::heap_form_tuple((*relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
         let options = pg_sys::HEAP_INSERT_SKIP_FSM | pg_sys::HEAP_INSERT_NO_LOGICAL;
-        pg_sys::heap_insert(
-            relation,
-            tuple,
-            pg_sys::GetCurrentCommandId(true),
-            options as i32,
-            std::ptr::null_mut(),
-        );
+        pg_sys::heap_insert(relation, tuple, pg_sys::GetCurrentCommandId(true), options as i32, std::ptr::null_mut());
         let block = (*tuple).t_self.ip_blkid;
         let block = u32::from(block.bi_hi) << 16 | u32::from(block.bi_lo);
         pg_sys::heap_freetuple(tuple);

@@ -45,8 +45,7 @@ pub fn all() -> Vec<Segment> {
     // SAFETY: an ordinary catalog-style scan; columns as sql/whagons_rte--*.sql declares them.
     unsafe {
         let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
-        let scan =
-            pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        let scan = pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
         loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
@@ -115,8 +114,7 @@ pub fn starts() -> Vec<Start> {
     // SAFETY: as in `all`.
     unsafe {
         let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
-        let scan =
-            pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        let scan = pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
         loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {

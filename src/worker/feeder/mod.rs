@@ -116,7 +116,13 @@ fn extension_is_there() -> bool {
 
 fn wait_for_extension(slot: Slot) {
     slot.attach_feeder();
-    while !process::transaction(|_| extension_is_there()) {
+    loop {
+        // CREATE EXTENSION leaves a marker, whose commit wakes.
+        slot.get().interested.store(true, Ordering::Release);
+        slot.get().pending.store(false, Ordering::Release);
+        if process::transaction(|_| extension_is_there()) {
+            return;
+        }
         process::wait(None, 0, 1000);
         process::reload();
     }
@@ -127,9 +133,10 @@ impl Feeder {
         let gap = slot.get().gap.swap(false, Ordering::AcqRel);
         slot.attach_feeder();
         let next = snapshot::next_xid();
-        let (key, name, last) = process::transaction(|s| {
+        let (key, name, last, clock) = process::transaction(|s| {
+            let clock = ValueEncoder::new(pg_sys::TIMESTAMPTZOID, -1);
             // SAFETY: `s` is active.
-            (secret::server_key(), database_name(database), unsafe { snapshot::copy(s) })
+            (secret::server_key(), database_name(database), unsafe { snapshot::copy(s) }, clock)
         });
         let now = Instant::now();
         // SAFETY: reads of shared state that is set once recovery is over.
@@ -156,7 +163,7 @@ impl Feeder {
             commit_due: true,
             stale: Vec::new(),
             suspects: gap.then_some(next),
-            clock: ValueEncoder::new(pg_sys::TIMESTAMPTZOID, -1),
+            clock,
             used_at: now,
             tick_at: now,
             commit_at: now,
@@ -303,7 +310,10 @@ impl Feeder {
             self.refresh_registry();
         }
         if gap {
-            pgrx::warning!("changes were left out of the change log of database \"{}\": clients resynchronise", self.name);
+            pgrx::warning!(
+                "changes were left out of the change log of database \"{}\": clients resynchronise",
+                self.name
+            );
             let mut tables: Vec<Oid> =
                 self.sessions.values().flat_map(|s| s.subscriptions.values().map(|d| d.table)).collect();
             tables.sort_unstable_by_key(|t| t.to_u32());
@@ -330,7 +340,9 @@ impl Feeder {
             let ids = self.shapes.of_table(change.relation).to_vec();
             for id in ids {
                 let Some(shape) = self.shapes.get(id) else { continue };
-                if shape.encode(change, frames.entry(id).or_default()).is_err() && !self.stale.contains(&change.relation) {
+                if shape.encode(change, frames.entry(id).or_default()).is_err()
+                    && !self.stale.contains(&change.relation)
+                {
                     self.stale.push(change.relation);
                 }
             }

@@ -115,15 +115,21 @@ impl Registry {
 
     /// The oid of the table that a client names.
     pub fn find(&self, name: &str, role: Oid) -> Result<Oid, Refusal> {
-        let mut found: Vec<&Table> =
-            self.tables.values().filter(|t| t.aliases.iter().any(|a| a == name)).filter(|t| !t.granted(role).is_empty()).collect();
+        let mut found: Vec<&Table> = self
+            .tables
+            .values()
+            .filter(|t| t.aliases.iter().any(|a| a == name))
+            .filter(|t| !t.granted(role).is_empty())
+            .collect();
         if found.len() > 1 && found.iter().any(|t| t.schema == "public") {
             found.retain(|t| t.schema == "public");
         }
         match found.as_slice() {
             [table] => Ok(table.oid),
             [] => Err(unknown_table()),
-            _ => Err(Refusal::new(ErrorCode::UnknownTable, "the table's name is ambiguous", "Write it as schema.table.")),
+            _ => {
+                Err(Refusal::new(ErrorCode::UnknownTable, "the table's name is ambiguous", "Write it as schema.table."))
+            }
         }
     }
 

@@ -111,7 +111,8 @@ impl Feeder {
                 let reason =
                     missed.lost.or_else(|| missed.redefined.contains(&selection.table).then_some("schema_changed"));
                 if let Some(reason) = reason {
-                    let message = FromFeeder::Resync { session, id: subscription.id.clone(), reason: reason.to_owned() };
+                    let message =
+                        FromFeeder::Resync { session, id: subscription.id.clone(), reason: reason.to_owned() };
                     self.send(&message, &[]);
                 }
                 if let Some(shape) = self.subscribe(session, subscription, reason.is_none()) {

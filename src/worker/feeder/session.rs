@@ -53,7 +53,8 @@ impl Feeder {
                 }
             }
             ToFeeder::Close { session } => {
-                for subscribed in self.sessions.remove(&session).into_iter().flat_map(|s| s.subscriptions.into_values()) {
+                for subscribed in self.sessions.remove(&session).into_iter().flat_map(|s| s.subscriptions.into_values())
+                {
                     self.shapes.release(subscribed.shape);
                 }
             }
@@ -183,7 +184,11 @@ impl Feeder {
     /// Replaces the copies of all subscriptions of a table, or ends them where they can not be.
     pub(super) fn resynchronise(&mut self, table: Oid, reason: &str) {
         let of_table = |s: &Session| -> Vec<(String, Option<Vec<String>>)> {
-            s.subscriptions.iter().filter(|(_, d)| d.table == table).map(|(id, d)| (id.clone(), d.columns.clone())).collect()
+            s.subscriptions
+                .iter()
+                .filter(|(_, d)| d.table == table)
+                .map(|(id, d)| (id.clone(), d.columns.clone()))
+                .collect()
         };
         let affected: Vec<(SessionId, Oid, Vec<_>)> =
             self.sessions.iter().map(|(id, s)| (*id, s.role, of_table(s))).filter(|(_, _, d)| !d.is_empty()).collect();
@@ -216,10 +221,12 @@ impl Feeder {
         for s in self.sessions.values() {
             for subscribed in s.subscriptions.values() {
                 let columns = subscribed.columns.as_deref();
-                let numbers = self.registry.select(subscribed.table, s.role, columns).map(|selection| selection.numbers);
-                let same = self.shapes.get(subscribed.shape).is_some_and(|shape| {
-                    numbers.as_ref().is_ok_and(|numbers| numbers.as_slice() == shape.numbers())
-                });
+                let numbers =
+                    self.registry.select(subscribed.table, s.role, columns).map(|selection| selection.numbers);
+                let same = self
+                    .shapes
+                    .get(subscribed.shape)
+                    .is_some_and(|shape| numbers.as_ref().is_ok_and(|numbers| numbers.as_slice() == shape.numbers()));
                 if !same && !tables.contains(&subscribed.table) {
                     tables.push(subscribed.table);
                 }

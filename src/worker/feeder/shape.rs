@@ -7,8 +7,8 @@ use super::registry::{Definition, Selection};
 use crate::capture::{Image, Mask};
 use crate::changelog::Op;
 use crate::changelog::reader::Change;
-use crate::encode::{self, ValueEncoder};
 use crate::compat;
+use crate::encode::{self, ValueEncoder};
 use pgrx::pg_sys::{self, Datum, Oid};
 use rte_protocol::bridge::ShapeId;
 use std::collections::HashMap;
@@ -120,7 +120,9 @@ impl Shape {
 
     /// Appends a change as this shape sees it.
     pub fn encode(&mut self, change: &Change, frames: &mut Frames) -> Result<(), Stale> {
-        if matches!(change.op, Op::Insert | Op::Update | Op::Delete) && change.fingerprint != self.definition.fingerprint {
+        if matches!(change.op, Op::Insert | Op::Update | Op::Delete)
+            && change.fingerprint != self.definition.fingerprint
+        {
             return Err(Stale);
         }
         let desc = self.definition.desc;

@@ -86,7 +86,9 @@ impl Pending {
                 |change, block| {
                     let own = ranges.entry(change.xid).or_default();
                     match own.last_mut() {
-                        Some(r) if r.segment == range.segment && r.last <= block && block - r.last <= 1 => r.last = block,
+                        Some(r) if r.segment == range.segment && r.last <= block && block - r.last <= 1 => {
+                            r.last = block
+                        }
                         _ => own.push(Range { segment: range.segment, first: block, last: block }),
                     }
                 },

@@ -25,9 +25,8 @@ impl Feeder {
                     return None;
                 }
                 let all = segments::all();
-                let sizes: Vec<u64> = (0..shmem::SEGMENTS)
-                    .map(|n| changelog::segment_oid(n).map_or(0, segments::size_bytes))
-                    .collect();
+                let sizes: Vec<u64> =
+                    (0..shmem::SEGMENTS).map(|n| changelog::segment_oid(n).map_or(0, segments::size_bytes)).collect();
                 // SAFETY: reads the clock.
                 match segments::due(&all, &sizes, unsafe { pg_sys::GetCurrentTimestamp() }) {
                     Due::Nothing => None,

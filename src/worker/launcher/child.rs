@@ -46,7 +46,8 @@ pub fn remove_stale_sockets() {
 
 impl Gateway {
     pub fn fork() -> io::Result<Self> {
-        let path = format!("{DIRECTORY}/{PREFIX}{}.{}", std::process::id(), INCARNATION.fetch_add(1, Ordering::Relaxed));
+        let path =
+            format!("{DIRECTORY}/{PREFIX}{}.{}", std::process::id(), INCARNATION.fetch_add(1, Ordering::Relaxed));
         let config = guc::gateway_config(path);
         let (ours, theirs) = UnixStream::pair()?;
         let control = Control::new(ours)?;

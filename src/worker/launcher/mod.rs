@@ -7,14 +7,13 @@ mod child;
 mod control;
 
 use super::process::{self, Terminate};
-use crate::guc;
 use crate::shmem::{self, Kind, State};
+use crate::{compat, guc};
 use child::Gateway;
 use control::Said;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::prelude::*;
-use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -182,11 +181,28 @@ impl Launcher {
     }
 }
 
+/// Looks without an index: a process without a database may not know the indexes of shared catalogs.
 fn database_oid(name: &str) -> Option<Oid> {
-    let name = CString::new(name).ok()?;
     process::transaction(|_| {
-        // SAFETY: a look-up in a shared catalog, in a transaction.
-        let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
-        (oid != Oid::INVALID).then_some(oid)
+        let mut found = None;
+        // SAFETY: a scan of a shared catalog, in a transaction; rows are read as the catalog's struct.
+        unsafe {
+            let rel = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+            let scan =
+                pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    break;
+                }
+                let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
+                if compat::name(&form.datname) == name && form.datallowconn {
+                    found = Some(form.oid);
+                }
+            }
+            pg_sys::systable_endscan(scan);
+            pg_sys::table_close(rel, pg_sys::AccessShareLock as i32);
+        }
+        found
     })
 }

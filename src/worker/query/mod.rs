@@ -12,6 +12,7 @@ mod snapshot;
 mod table;
 mod wait;
 
+use crate::shmem::{self, Kind, State};
 use crate::worker::process::{self, Terminate};
 use crate::{encode, guc};
 use link::{Incoming, Link, LinkError};
@@ -20,6 +21,7 @@ use pgrx::prelude::*;
 use rte_protocol::bridge::{Attach, FromWorker, JobId};
 use snapshot::Outcome;
 use std::ffi::{CStr, CString};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wait::{Wake, wait};
 
@@ -80,6 +82,9 @@ fn start(database: pg_sys::Oid) {
     process::install_signal_handlers(Terminate::Dies);
     // SAFETY: once, at the start of a background worker that asked for database access.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+    if let Some(worker) = shmem::enter_this_worker(Kind::QueryWorker, database) {
+        worker.state.store(State::Running as i32, Ordering::Relaxed);
+    }
     encode::pin_settings();
     for (name, value) in SETTINGS {
         set(name, value);

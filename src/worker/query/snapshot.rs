@@ -103,12 +103,14 @@ fn read(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), Interrupted> {
     // SAFETY: the transaction's snapshot, an MVCC one; during recovery no job is handed out.
     let taken = unsafe { snapshot::copy(pg_sys::GetActiveSnapshot()) };
     link.send(&FromWorker::Begin { job, snapshot: taken.to_string() }, &[])?;
-    act_as(role);
+    let own = act_as(role);
     for (index, table) in work.tables.iter().enumerate() {
         let query = Query::of(table)?;
         #[allow(clippy::cast_possible_truncation, reason = "a job of 1 MiB has fewer tables")]
         select(link, job, index as u32, &query)?;
     }
+    // An abort would do that by itself, a commit does not.
+    own.restore();
     Ok(())
 }
 
@@ -166,11 +168,26 @@ fn insert_end() -> pg_sys::XLogRecPtr {
     }
 }
 
-/// From here on, privileges and policies are the role's, until the transaction ends.
-fn act_as(role: pg_sys::Oid) {
+/// Who this process was.
+struct Identity(pg_sys::Oid, i32);
+
+impl Identity {
+    fn restore(self) {
+        // SAFETY: as it was before.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) };
+    }
+}
+
+/// From here on, privileges and policies are the role's, until the identity is restored or the transaction aborts.
+fn act_as(role: pg_sys::Oid) -> Identity {
     let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
-    // SAFETY: inside a transaction, whose end restores the identity that it began with.
-    unsafe { pg_sys::SetUserIdAndSecContext(role, restricted as i32) };
+    let mut own = Identity(pg_sys::Oid::INVALID, 0);
+    // SAFETY: inside a transaction, whose abort restores the identity that it began with.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&raw mut own.0, &raw mut own.1);
+        pg_sys::SetUserIdAndSecContext(role, restricted as i32);
+    }
+    own
 }
 
 /// Runs a query and streams its rows.
