@@ -179,13 +179,7 @@ impl Registry {
         let definition = match &table.definition {
             Some(definition) => definition.clone(),
             None => {
-                let definition = Rc::new(Definition::load(oid).ok_or_else(|| {
-                    Refusal::new(
-                        ErrorCode::NotReady,
-                        "the table is being redefined",
-                        "Subscribe again when the schema change is done.",
-                    )
-                })?);
+                let definition = Rc::new(Definition::load(oid).ok_or_else(unknown_table)?);
                 table.definition = Some(definition.clone());
                 definition
             }
@@ -229,14 +223,14 @@ impl Table {
 }
 
 impl Definition {
-    /// Copies the descriptor; nothing where the table is locked by a schema change.
+    /// Copies the descriptor as the catalogs have it now; nothing where the table is gone.
+    ///
+    /// Without a lock, so that a schema change in progress (which is not visible yet) holds up nobody: once it has
+    /// committed its marker comes, and until then images made under it have another fingerprint.
     fn load(oid: Oid) -> Option<Self> {
-        // SAFETY: the lock is held to the end of the transaction, the relation closed here.
+        // SAFETY: a reference of the relation cache, given back here.
         unsafe {
-            if !pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as i32) {
-                return None;
-            }
-            let rel = pg_sys::try_table_open(oid, pg_sys::NoLock as i32);
+            let rel = pg_sys::RelationIdGetRelation(oid);
             if rel.is_null() {
                 return None;
             }
@@ -250,7 +244,7 @@ impl Definition {
             let previous = pg_sys::MemoryContextSwitchTo(context);
             let desc = pg_sys::CreateTupleDescCopyConstr((*rel).rd_att);
             pg_sys::MemoryContextSwitchTo(previous);
-            pg_sys::table_close(rel, pg_sys::NoLock as i32);
+            pg_sys::RelationClose(rel);
             Some(Self { fingerprint: capture::fingerprint(desc), desc, context })
         }
     }
