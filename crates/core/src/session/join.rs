@@ -79,7 +79,7 @@ impl<F: Frame> Session<F> {
         let Some(member) = join.members.get_mut(index as usize) else { return };
         member.done = true;
         if let Some(now) = now
-            && !self.resuming
+            && !self.holds()
             && !self.dirty
             && self.go_live(now, out)
         {
@@ -157,7 +157,8 @@ impl<F: Frame> Session<F> {
                 used.live += 1;
                 let seen =
                     |k: &super::subscription::Kept<F>| k.tick.as_ref().is_some_and(|t| snapshot.contains(&t.snapshot));
-                let from = used.kept.iter().take_while(|k| seen(k)).count();
+                let seen = used.kept.iter().take_while(|k| seen(k)).count();
+                let from = if used.kept_and_sent { 0 } else { seen };
                 match shapes.iter_mut().find(|(shape, _)| *shape == used.shape) {
                     Some((_, other)) => *other = from.min(*other),
                     None => shapes.push((used.shape, from)),
@@ -169,8 +170,9 @@ impl<F: Frame> Session<F> {
             let Some(used) = self.shapes.iter_mut().find(|s| s.shape == shape) else { continue };
             out.extend(used.kept[from..].iter().map(|k| Action::Frame(k.frame.clone())));
             if used.joining == 0 {
-                self.kept_bytes -= used.kept.drain(..).map(|k| k.frame.bytes()).sum::<usize>();
-                used.kept.shrink_to_fit();
+                self.kept_bytes -= used.drop_kept();
+            } else {
+                used.kept_and_sent = true;
             }
         }
         if went {
@@ -181,7 +183,7 @@ impl<F: Frame> Session<F> {
 
     /// Drops kept frames that every snapshot under way has seen.
     pub(super) fn trim(&mut self) {
-        for used in self.shapes.iter_mut().filter(|s| !s.kept.is_empty()) {
+        for used in self.shapes.iter_mut().filter(|s| !s.kept.is_empty() && !s.kept_and_sent) {
             let mut snapshots = Vec::new();
             let all_taken = self.subs.iter().filter(|s| s.shape == Some(used.shape)).all(|s| match s.state {
                 State::Joining { job: None } => false,

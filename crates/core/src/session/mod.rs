@@ -123,6 +123,9 @@ pub struct Session<F> {
     deferred: Vec<String>,
     /// A catch-up is awaited or under way: ticks are held behind it.
     resuming: bool,
+    /// Subscriptions of a `hello` with a cursor that the feeder has not answered. The client may hold copies of them at that
+    /// cursor, so no commit may move it on before each copy is either continued or given up.
+    unanswered: u32,
     held: Vec<Held<F>>,
     /// Frames of the open tick were sent, its commit must follow.
     dirty: bool,
@@ -145,6 +148,7 @@ impl<F: Frame> Session<F> {
             open: None,
             deferred: Vec::new(),
             resuming: false,
+            unanswered: 0,
             held: Vec::new(),
             dirty: false,
             kept_bytes: 0,
@@ -183,7 +187,12 @@ impl<F: Frame> Session<F> {
     /// Whether every commit must be shown to [`Session::commit`], not only those of ticks that concern it.
     #[must_use]
     pub fn wants_commits(&self) -> bool {
-        self.resuming || self.shapes.iter().any(|s| s.joining > 0)
+        self.holds() || self.shapes.iter().any(|s| s.joining > 0)
+    }
+
+    /// Whether ticks are held for now.
+    const fn holds(&self) -> bool {
+        self.resuming || self.unanswered > 0
     }
 
     /// Whether a catch-up is under way.
@@ -249,8 +258,9 @@ impl<F: Frame> Session<F> {
 
     /// A frame of the open tick. Where the answer is [`Delivery::Send`], the caller sends it.
     pub fn changes(&mut self, shape: ShapeId, frame: &F) -> Delivery {
+        let holds = self.holds();
         let Some(used) = self.shapes.iter_mut().find(|s| s.shape == shape) else { return Delivery::Ignore };
-        if self.resuming {
+        if holds {
             self.kept_bytes += frame.bytes();
             self.held.push(Held::Changes(shape, frame.clone()));
             return Delivery::Kept;
@@ -258,6 +268,7 @@ impl<F: Frame> Session<F> {
         if used.joining > 0 {
             self.kept_bytes += frame.bytes();
             used.keep(frame.clone());
+            used.kept_and_sent |= used.live > 0;
         }
         if used.live > 0 {
             self.dirty = true;
@@ -268,7 +279,7 @@ impl<F: Frame> Session<F> {
 
     /// The open tick is closed. To be called where the tick concerned the session, or it [wants commits](Self::wants_commits).
     pub fn commit(&mut self, tick: &Rc<Tick<F>>, out: &mut Vec<Action<F>>) {
-        if self.resuming {
+        if self.holds() {
             self.held.push(Held::Commit(tick.clone()));
             return;
         }
@@ -286,19 +297,32 @@ impl<F: Frame> Session<F> {
     /// A commit without changes, to move the client's cursor on. `tick` is the last one, and none is open. Answers
     /// whether one was let out.
     pub fn bare_commit(&mut self, tick: &Rc<Tick<F>>, out: &mut Vec<Action<F>>) -> bool {
-        let may = self.phase == Phase::Open && !self.resuming && !self.dirty;
+        let may = self.phase == Phase::Open && !self.holds() && !self.dirty;
         if may {
+            self.go_live(tick, out);
             out.push(Action::Commit(tick.clone()));
+            self.trim();
         }
         may
     }
 
     /// The catch-up's last part and its commit are in the queue: what was held behind it follows.
     pub fn catch_up_ended(&mut self, out: &mut Vec<Action<F>>) {
-        if !self.resuming {
+        if self.resuming {
+            self.resuming = false;
+            // Its frames may have been of shapes that others join.
+            for used in self.shapes.iter_mut().filter(|s| s.joining > 0) {
+                used.kept_and_sent = true;
+            }
+            self.release_held(out);
+        }
+    }
+
+    /// Sends what was held, where nothing has to be held any more.
+    fn release_held(&mut self, out: &mut Vec<Action<F>>) {
+        if self.holds() {
             return;
         }
-        self.resuming = false;
         for held in std::mem::take(&mut self.held) {
             match held {
                 Held::Changes(shape, frame) => {

@@ -73,6 +73,10 @@ impl<F: Frame> Session<F> {
                 Err(text) => self.deferred.push(text),
             }
         }
+        if hello.cursor.is_some() {
+            self.subs.iter_mut().for_each(|s| s.from_hello = true);
+            self.unanswered = u32::try_from(self.subs.len()).unwrap_or(u32::MAX);
+        }
         self.phase = Phase::Resolving;
         self.open = Some(Box::new(ToFeeder::Open {
             session: self.id,

@@ -30,13 +30,15 @@ pub(super) struct Sub {
     pub id: Box<str>,
     pub state: State,
     pub shape: Option<ShapeId>,
+    /// It came with a `hello` that had a cursor, and is not answered.
+    pub from_hello: bool,
     /// `schema.name` once the feeder has answered.
     table: Box<str>,
 }
 
 impl Sub {
     pub fn new(number: u32, id: &str, table: &str) -> Self {
-        Self { number, id: id.into(), state: State::Requested, shape: None, table: table.into() }
+        Self { number, id: id.into(), state: State::Requested, shape: None, from_hello: false, table: table.into() }
     }
 
     /// Whether the client knows it.
@@ -84,11 +86,20 @@ pub(super) struct ShapeUse<F> {
     pub joining: u32,
     /// All frames since the first of those that join now; in order.
     pub kept: Vec<Kept<F>>,
+    /// Some of the kept were also sent, for one that was live. A client may have applied them to the rows that it
+    /// stages for the others, so all of them must be sent again, or what undid them would be missing.
+    pub kept_and_sent: bool,
 }
 
 impl<F: Frame> ShapeUse<F> {
     pub fn keep(&mut self, frame: F) {
         self.kept.push(Kept { frame, tick: None });
+    }
+
+    /// Forgets what was kept; answers its bytes.
+    pub fn drop_kept(&mut self) -> usize {
+        self.kept_and_sent = false;
+        std::mem::take(&mut self.kept).iter().map(|k| k.frame.bytes()).sum()
     }
 
     pub fn close_tick(&mut self, tick: &Rc<Tick<F>>) {
@@ -121,12 +132,14 @@ impl<F: Frame> Session<F> {
             State::Requested | State::Resyncing => {}
             // The client has ended it; the feeder has been told.
             State::Abandoned => {
-                self.subs.remove(at);
+                self.remove(at, out);
                 return;
             }
             State::Joining { .. } | State::Live => return,
         }
+        let asked_in_hello = self.subs[at].from_hello;
         let sub = &mut self.subs[at];
+        sub.from_hello = false;
         sub.shape = Some(shape);
         sub.table = table.as_str().into();
         sub.state = if resumed { State::Live } else { State::Joining { job: None } };
@@ -136,7 +149,7 @@ impl<F: Frame> Session<F> {
             Some(at) => &mut self.shapes[at],
             None => {
                 out.push(Action::Watch(shape));
-                self.shapes.push(ShapeUse { shape, live: 0, joining: 0, kept: Vec::new() });
+                self.shapes.push(ShapeUse { shape, live: 0, joining: 0, kept: Vec::new(), kept_and_sent: false });
                 let last = self.shapes.len() - 1;
                 &mut self.shapes[last]
             }
@@ -148,6 +161,9 @@ impl<F: Frame> Session<F> {
         }
         let message = ServerMessage::Subscribed { id, shape: shape_text(shape), table, key, columns, resumed };
         out.push(Action::Text(message.to_text()));
+        if asked_in_hello {
+            self.answered(out);
+        }
     }
 
     /// The copy of a subscription can no longer be continued; a new `Subscribed` follows.
@@ -210,7 +226,16 @@ impl<F: Frame> Session<F> {
     pub(super) fn remove(&mut self, at: usize, out: &mut Vec<Action<F>>) -> Option<String> {
         self.release(at, out);
         let sub = self.subs.remove(at);
+        if sub.from_hello {
+            self.answered(out);
+        }
         sub.is_the_clients().then(|| sub.id.into())
+    }
+
+    /// The feeder has answered one of `hello`'s.
+    fn answered(&mut self, out: &mut Vec<Action<F>>) {
+        self.unanswered -= 1;
+        self.release_held(out);
     }
 
     /// Takes a subscription out of its shape and its job.
@@ -225,7 +250,7 @@ impl<F: Frame> Session<F> {
                 _ => used.live -= 1,
             }
             if used.joining == 0 {
-                self.kept_bytes -= used.kept.drain(..).map(|k| k.frame.bytes()).sum::<usize>();
+                self.kept_bytes -= used.drop_kept();
             }
             if used.joining == 0 && used.live == 0 {
                 self.shapes.swap_remove(at);

@@ -1,0 +1,4 @@
+//! Tests of the session machine: single promises, and a seeded model of everything around it.
+
+mod model;
+mod promises;

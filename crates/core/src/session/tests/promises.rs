@@ -1,0 +1,108 @@
+//! Single promises about requests and bookkeeping.
+
+use crate::session::{Action, Frame, Session, Welcome};
+use rte_protocol::bridge::ToFeeder;
+use rte_protocol::wire::{ClientMessage, CloseCode, ErrorCode, Limits};
+use serde_json::Value;
+
+#[derive(Debug, Clone)]
+struct Nothing;
+
+impl Frame for Nothing {
+    fn bytes(&self) -> usize {
+        1
+    }
+}
+
+type Actions = Vec<Action<Nothing>>;
+
+fn say(session: &mut Session<Nothing>, text: &str) -> Actions {
+    let mut out = Vec::new();
+    session.message(ClientMessage::parse(text), &mut out);
+    out
+}
+
+fn texts(actions: &[Action<Nothing>]) -> Vec<Value> {
+    let text = |a: &Action<Nothing>| match a {
+        Action::Text(t) => serde_json::from_str(t).ok(),
+        _ => None,
+    };
+    actions.iter().filter_map(text).collect()
+}
+
+fn open(max: u32) -> Session<Nothing> {
+    let mut session = Session::new(1, "peer", max);
+    let mut out = say(&mut session, r#"{"type":"hello"}"#);
+    assert!(matches!(out[..], [Action::Resolve { tenant: None }]));
+    session.attach(&mut out);
+    let limits = Limits { max_frame_bytes: 1, max_subscriptions: max, client_queue_bytes: 1 };
+    let welcome = Welcome { session: "u".into(), tenant: "t".into(), server: "s".into(), heartbeat_ms: 1, limits };
+    session.opened(welcome, "web".into(), vec![], &mut out);
+    session
+}
+
+#[test]
+fn what_comes_before_hello_closes_and_a_second_hello_does_not() {
+    let mut session = Session::new(1, "peer", 5);
+    let out = say(&mut session, r#"{"type":"ping"}"#);
+    assert_eq!(texts(&out)[0]["code"], ErrorCode::UnexpectedMessage.as_str());
+    assert!(matches!(out[1], Action::Close(CloseCode::Protocol)));
+    assert!(say(&mut session, r#"{"type":"ping"}"#).is_empty());
+
+    let mut session = open(5);
+    let out = say(&mut session, r#"{"type":"hello"}"#);
+    assert_eq!(texts(&out)[0]["code"], ErrorCode::UnexpectedMessage.as_str());
+    assert_eq!(texts(&say(&mut session, r#"{"type":"ping","at":3}"#))[0]["at"], 3);
+}
+
+#[test]
+fn subscriptions_are_counted_until_the_feeder_has_answered() {
+    let mut session = open(2);
+    let subscribe = |id: &str| format!(r#"{{"type":"subscribe","id":"{id}","table":"t"}}"#);
+    for id in ["a", "b"] {
+        assert!(matches!(say(&mut session, &subscribe(id))[..], [Action::Feeder(ToFeeder::Subscribe { .. })]));
+    }
+    assert_eq!(texts(&say(&mut session, &subscribe("a")))[0]["code"], "DUPLICATE_SUBSCRIPTION");
+    assert_eq!(texts(&say(&mut session, &subscribe("c")))[0]["code"], "TOO_MANY_SUBSCRIPTIONS");
+    let out = say(&mut session, r#"{"type":"unsubscribe","id":"a"}"#);
+    assert_eq!(texts(&out)[0]["type"], "unsubscribed");
+    assert_eq!(texts(&say(&mut session, &subscribe("a")))[0]["code"], "TOO_MANY_SUBSCRIPTIONS");
+    let mut out = Vec::new();
+    session.subscribed("0:a", 1, "t".into(), vec![], vec![], false, &mut out);
+    assert!(out.is_empty(), "the answer to the first of this name is nobody's: {out:?}");
+    assert!(matches!(say(&mut session, &subscribe("a"))[..], [Action::Feeder(_)]));
+}
+
+#[test]
+fn refusals_of_hellos_subscriptions_follow_welcome() {
+    let mut session = Session::new(1, "peer", 1);
+    let hello =
+        r#"{"type":"hello","subscriptions":[{"id":"a","table":"t"},{"id":"a","table":"t"},{"id":"b","table":"t"}]}"#;
+    let mut out = say(&mut session, hello);
+    session.attach(&mut out);
+    let Some(Action::Feeder(ToFeeder::Open { subscriptions, .. })) = out.last() else { panic!("{out:?}") };
+    assert_eq!(subscriptions.len(), 1);
+    out.clear();
+    let limits = Limits { max_frame_bytes: 1, max_subscriptions: 1, client_queue_bytes: 1 };
+    let welcome = Welcome { session: "u".into(), tenant: "t".into(), server: "s".into(), heartbeat_ms: 1, limits };
+    session.opened(welcome, "web".into(), vec![], &mut out);
+    let out = texts(&out);
+    assert_eq!(out[0]["type"], "welcome");
+    assert_eq!(
+        (&out[1]["code"], &out[2]["code"]),
+        (&"DUPLICATE_SUBSCRIPTION".into(), &"TOO_MANY_SUBSCRIPTIONS".into())
+    );
+}
+
+#[test]
+fn what_is_not_supported_says_so_with_its_id() {
+    let mut session = open(1);
+    for text in [r#"{"type":"verify","id":"7"}"#, r#"{"type":"mutate","id":"7","changes":[]}"#] {
+        let out = texts(&say(&mut session, text));
+        assert_eq!((&out[0]["code"], &out[0]["id"]), (&"NOT_SUPPORTED".into(), &"7".into()));
+    }
+    let out = texts(&say(&mut session, r#"{"type":"auth","token":"x"}"#));
+    assert_eq!(out[0]["code"], "NOT_SUPPORTED");
+    let out = texts(&say(&mut session, r#"{"type":"what","id":"7"}"#));
+    assert_eq!((&out[0]["code"], &out[0]["id"]), (&"UNKNOWN_TYPE".into(), &"7".into()));
+}
