@@ -127,8 +127,7 @@ impl CompositeEncoder {
             pg_sys::check_stack_depth();
             let header = detoasted::<pg_sys::HeapTupleHeaderData>(datum);
             let typed = (*header).t_choice.t_datum;
-            let desc = PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(typed.datum_typeid, typed.datum_typmod));
-            let version = pg_sys::assign_record_type_identifier(typed.datum_typeid, typed.datum_typmod);
+            let (desc, version) = row_type(typed.datum_typeid, typed.datum_typmod);
             if version != self.version {
                 self.fields = desc.iter().map(|attribute| self.field(attribute)).collect();
                 self.version = version;
@@ -139,7 +138,7 @@ impl CompositeEncoder {
                 ..Default::default()
             };
             let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); desc.len()], vec![true; desc.len()]);
-            pg_sys::heap_deform_tuple(&mut tuple, desc.as_ptr(), values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::heap_deform_tuple(&raw mut tuple, desc.as_ptr(), values.as_mut_ptr(), nulls.as_mut_ptr());
             (values, nulls)
         };
         out.push(b'{');
@@ -171,5 +170,24 @@ impl CompositeEncoder {
         self.source.append_string(&mut key, name);
         key.push(b':');
         Some(Field { key, encoder: ValueEncoder::new(attribute.atttypid, attribute.atttypmod) })
+    }
+}
+
+/// A row type's descriptor with its version. A look-up may take in that another session altered the type, so
+/// the version is read before and after, until both are that of the descriptor.
+///
+/// # Safety
+/// Main thread, in a transaction.
+unsafe fn row_type<'a>(oid: pg_sys::Oid, typmod: i32) -> (PgTupleDesc<'a>, u64) {
+    loop {
+        // SAFETY: look-ups in the cache of types, which raise an error where there is no such type; the
+        // descriptor's reference is given back when it is dropped.
+        unsafe {
+            let before = pg_sys::assign_record_type_identifier(oid, typmod);
+            let desc = PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(oid, typmod));
+            if pg_sys::assign_record_type_identifier(oid, typmod) == before {
+                return (desc, before);
+            }
+        }
     }
 }
