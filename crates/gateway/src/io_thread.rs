@@ -5,9 +5,9 @@
 
 use crate::connection::serve;
 use crate::event::ToIo;
-use crate::hub::{Hub, Shared};
+use crate::hub::{Hub, Shared, sweep_interval};
 use crate::limits::Permit;
-use crate::{http, sweep, upgrade};
+use crate::{http, upgrade};
 use rte_protocol::bridge::GatewayConfig;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ async fn serve_events(config: Arc<GatewayConfig>, shared: Shared, mut events: mp
             () = tokio::time::sleep_until(deadline.into()) => {
                 let mut hub = hub.borrow_mut();
                 hub.sweep();
-                next_sweep = Instant::now() + sweep::interval(&hub.config);
+                next_sweep = Instant::now() + sweep_interval(&hub.config);
             }
             n = events.recv_many(&mut batch, BATCH) => {
                 if n == 0 {
@@ -101,7 +101,8 @@ async fn welcome(hub: Rc<RefCell<Hub>>, stream: TcpStream, peer: SocketAddr, mut
                         return;
                     }
                     let conn = hub.borrow_mut().add(stream, peer, permit, claims, &head.rest);
-                    serve(hub, conn).await;
+                    // A task of its own, so that this one's memory, with the request in it, is given back.
+                    tokio::task::spawn_local(serve(hub, conn));
                     return;
                 }
             }

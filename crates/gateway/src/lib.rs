@@ -15,10 +15,8 @@ mod http;
 mod hub;
 mod io_thread;
 mod limits;
-mod messages;
 mod metrics;
 mod queue;
-mod sweep;
 mod upgrade;
 mod websocket;
 
@@ -49,7 +47,8 @@ pub const EXIT_THREAD: i32 = 70;
 /// Time for threads to say good-bye to clients.
 const GOODBYE: Duration = Duration::from_millis(300);
 
-/// Runs the gateway until the launcher tells it to end or is gone; answers the process' exit code.
+/// Runs the gateway until the launcher tells it to end or is gone; answers the process' exit code. The caller has
+/// SIGPIPE ignored, as Rust's own start-up does, and the data directory as the current one.
 #[must_use]
 pub fn run(control: UnixStream, config: GatewayConfig) -> i32 {
     let Ok((log, log_thread)) = control.try_clone().and_then(Log::start) else { return EXIT_SOCKET };

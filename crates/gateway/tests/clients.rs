@@ -49,15 +49,15 @@ fn a_client_that_stops_amid_a_snapshot_holds_its_worker_back_and_is_closed() {
     let mut worker = gateway.worker();
     let job = worker.take();
     worker.begin(job, 10);
-    let rows = json!([["x".repeat(100_000)]]);
+    let rows = json!([["x".repeat(100_000)]]).to_string();
     worker.stream.set_write_timeout(Some(support::PATIENCE)).expect("time-out");
     let mut cancel = worker.stream.try_clone().expect("clone");
     let writer = std::thread::spawn(move || {
         // Held back long before this much; the cancel frees it.
-        let sent = (0..2_000).take_while(|_| {
+        let sent = (0..300).take_while(|_| {
             let mut out = Vec::new();
             let head = rte_protocol::bridge::FromWorker::Rows { job, index: 0, rows: 1, done: false, total: None };
-            rte_protocol::bridge::frame::write(&mut out, &head, &[rows.to_string().as_bytes()]).expect("frame");
+            rte_protocol::bridge::frame::write(&mut out, &head, &[rows.as_bytes()]).expect("frame");
             worker.stream.write_all(&out).is_ok()
         });
         sent.count()
@@ -65,7 +65,7 @@ fn a_client_that_stops_amid_a_snapshot_holds_its_worker_back_and_is_closed() {
     let told: ToWorker = support::read_frame(&mut cancel).expect("cancel").0;
     assert_eq!(told, ToWorker::Cancel { job });
     assert_eq!(client.closed(), 4409);
-    assert!(writer.join().expect("writer") > 1_000, "the rest is read and dropped");
+    assert!(writer.join().expect("writer") > 100, "the rest is read and dropped");
     assert!(gateway.figure("queue_high_water_bytes") < 1_000_000);
 }
 

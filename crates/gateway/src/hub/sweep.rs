@@ -1,9 +1,9 @@
 //! The clock of an I/O thread: one sweep over its connections instead of timers per connection.
 //!
-//! Decides who has been silent, slow or late for too long, and sends pings and bare commits. Part of the hub.
+//! Decides who has been silent, slow or late for too long, and sends pings and bare commits.
 
+use super::{Hub, LINGER};
 use crate::connection::{Conn, ConnState};
-use crate::hub::{Hub, LINGER};
 use rte_protocol::bridge::GatewayConfig;
 use rte_protocol::wire::{CloseCode, ErrorCode};
 use std::rc::Rc;
@@ -38,7 +38,7 @@ impl Hub {
         self.show_gauges(sessions, subscriptions);
     }
 
-    fn look(&mut self, conn: &Rc<Conn>, state: &mut ConnState, heartbeat: Duration, due: Duration) {
+    pub(super) fn look(&mut self, conn: &Rc<Conn>, state: &mut ConnState, heartbeat: Duration, due: Duration) {
         let now = self.now;
         let past = |since: Instant, time: Duration| now.duration_since(since) > time;
         if let Some(closing) = state.closing {
@@ -81,7 +81,7 @@ impl Hub {
     }
 
     /// Adds what has changed since the last sweep of this thread.
-    fn show_gauges(&mut self, sessions: u64, subscriptions: u64) {
+    pub(super) fn show_gauges(&mut self, sessions: u64, subscriptions: u64) {
         let f = &self.shared.metrics.figures;
         f.sessions.fetch_add(sessions.wrapping_sub(self.gauges.0), Relaxed);
         f.subscriptions.fetch_add(subscriptions.wrapping_sub(self.gauges.1), Relaxed);

@@ -1,10 +1,10 @@
 //! From messages to the session machine and back: what a client said, and what a feeder or a query worker said about
-//! one session. Part of the hub.
+//! one session.
 
+use super::Hub;
 use crate::connection::{Conn, ConnState};
 use crate::directory::FeederId;
 use crate::event::SessionEvent;
-use crate::hub::Hub;
 use crate::queue::OutFrame;
 use crate::websocket::Incoming;
 use rte_core::session::Welcome;
@@ -19,7 +19,7 @@ const MAX_NAME: usize = 128;
 
 impl Hub {
     /// One message of a client's.
-    pub(crate) fn incoming(&mut self, conn: &Rc<Conn>, state: &mut ConnState, incoming: Incoming) {
+    pub(super) fn incoming(&mut self, conn: &Rc<Conn>, state: &mut ConnState, incoming: Incoming) {
         let mut actions = self.take_actions();
         match incoming {
             Incoming::Text(text) => {
@@ -42,7 +42,7 @@ impl Hub {
     }
 
     /// What a feeder or a worker said about one session.
-    pub(crate) fn session_event(&mut self, feeder: FeederId, session: SessionId, event: SessionEvent) {
+    pub(super) fn session_event(&mut self, feeder: FeederId, session: SessionId, event: SessionEvent) {
         let Some(conn) = self.of_session(session) else { return };
         let mut state = conn.state.borrow_mut();
         let state = &mut *state;

@@ -1,0 +1,335 @@
+//! The hub of one I/O thread: its connections, who of them watches which shape, and the way of a tick into their
+//! queues and sockets.
+//!
+//! Decides nothing about rows. Invariant: what a feeder said is carried out in its order for every connection; the
+//! frames of a tick are encoded once per thread, and a connection's are written together. Single thread, never waits.
+
+mod clients;
+mod delivery;
+mod messages;
+mod sending;
+mod sweep;
+
+use crate::connection::{Conn, ConnState, UrlClaims};
+use crate::control::Log;
+use crate::directory::{Directory, FeederId, Place};
+use crate::event::{ToBridge, ToIo};
+use crate::limits::Permit;
+use crate::metrics::Metrics;
+use crate::queue::{OutFrame, OutQueue};
+use crate::websocket::WebSocketIn;
+use rte_core::session::{Action, Session, Tick};
+use rte_protocol::bridge::{ConnectionReport, GatewayConfig, SessionId, ShapeId, ToFeeder};
+use rte_protocol::wire::CloseCode;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use sending::{over, write};
+pub use sweep::interval as sweep_interval;
+
+/// Bytes of a tick in one queue that are written before its commit: clients stage them anyway.
+const EARLY: usize = 64 * 1024;
+/// How long a closing connection may take to drain.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// What the threads share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub metrics: Arc<Metrics>,
+    pub log: Log,
+    pub bridge: mpsc::UnboundedSender<ToBridge>,
+    /// Number of this thread and of all.
+    pub thread: (u64, u64),
+}
+
+/// A feeder, as this thread sees it.
+#[derive(Debug)]
+struct Feeder {
+    database: u32,
+    shapes: HashMap<ShapeId, Vec<usize>>,
+    latest: Option<Rc<Tick<OutFrame>>>,
+    tick_open: bool,
+    /// Connections that have frames of the open tick.
+    in_tick: Vec<usize>,
+    /// Connections whose sessions want every commit.
+    waiting: Vec<usize>,
+}
+
+/// Figures of a batch, added to the process' once per batch.
+#[derive(Debug, Default)]
+struct Counted {
+    deliveries: u64,
+    commits: u64,
+    bytes: u64,
+    writes: u64,
+    received: u64,
+    rows: u64,
+    /// Largest queue.
+    high_water: usize,
+}
+
+/// The hub.
+#[derive(Debug)]
+pub struct Hub {
+    pub config: Arc<GatewayConfig>,
+    pub shared: Shared,
+    conns: Vec<Option<Rc<Conn>>>,
+    free: Vec<usize>,
+    sessions: HashMap<SessionId, usize>,
+    next_session: u64,
+    feeders: HashMap<FeederId, Feeder>,
+    directory: Directory,
+    /// Connections with something to write.
+    to_flush: Vec<usize>,
+    /// The time of the batch.
+    pub now: Instant,
+    counted: Counted,
+    gauges: (u64, u64),
+    /// Reused by every call.
+    actions: Vec<Action<OutFrame>>,
+    scratch: Box<[u8]>,
+    ping: OutFrame,
+    pub stopping: bool,
+}
+
+impl Hub {
+    pub fn new(config: Arc<GatewayConfig>, shared: Shared) -> Self {
+        Self {
+            config,
+            shared,
+            conns: Vec::new(),
+            free: Vec::new(),
+            sessions: HashMap::new(),
+            next_session: 0,
+            feeders: HashMap::new(),
+            directory: Directory::default(),
+            to_flush: Vec::new(),
+            now: Instant::now(),
+            counted: Counted::default(),
+            gauges: (0, 0),
+            actions: Vec::new(),
+            scratch: vec![0; 16 * 1024].into(),
+            ping: OutFrame::ping(),
+            stopping: false,
+        }
+    }
+
+    /// A connection that has been upgraded. `rest` is input that came with the request.
+    pub fn add(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: Permit,
+        claims: UrlClaims,
+        rest: &[u8],
+    ) -> Rc<Conn> {
+        self.now = Instant::now();
+        let now = self.now;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.conns.push(None);
+            self.conns.len() - 1
+        });
+        let (thread, threads) = self.shared.thread;
+        let id = self.next_session * threads + thread;
+        self.next_session += 1;
+        let max_frame = usize::try_from(self.config.max_frame_bytes).unwrap_or(usize::MAX);
+        let state = ConnState {
+            session: Session::new(id, &peer.to_string(), self.config.max_subscriptions),
+            queue: OutQueue::default(),
+            ws: WebSocketIn::new(max_frame),
+            backlog: Vec::new(),
+            claims: (claims.token.is_some() || claims.tenant.is_some()).then(|| Box::new(claims)),
+            feeder: None,
+            watching: Vec::new(),
+            uuid: Box::default(),
+            tenant: Box::default(),
+            role: Box::default(),
+            client: None,
+            sent_bytes: 0,
+            sent_commits: 0,
+            sent_tick: None,
+            acked: None,
+            in_tick: false,
+            in_waiting: false,
+            in_flush: false,
+            blocked: false,
+            paused: false,
+            closing: None,
+            shut: false,
+            ended: false,
+            waker: None,
+            since: now,
+            last_received: now,
+            last_ping: now,
+            last_commit: now,
+            last_progress: now,
+        };
+        let conn = Rc::new(Conn {
+            slot,
+            peer,
+            stream,
+            state: RefCell::new(state),
+            connected_at: SystemTime::now(),
+            _permit: permit,
+        });
+        self.sessions.insert(id, slot);
+        self.conns[slot] = Some(conn.clone());
+        if !rest.is_empty() {
+            self.input(&conn, &mut conn.state.borrow_mut(), rest);
+        }
+        if self.stopping {
+            self.close(&conn, &mut conn.state.borrow_mut(), CloseCode::Restart);
+        }
+        self.flush_all();
+        conn
+    }
+
+    /// The connection's task has ended.
+    pub fn remove(&mut self, conn: &Rc<Conn>) {
+        let mut state = conn.state.borrow_mut();
+        self.detach(conn, &mut state);
+        self.sessions.remove(&state.session.id());
+        state.queue.clear();
+        self.conns[conn.slot] = None;
+        self.free.push(conn.slot);
+    }
+
+    /// The session is over for the feeder: nothing of it reaches the connection any more.
+    fn detach(&mut self, conn: &Conn, state: &mut ConnState) {
+        while let Some((shape, _)) = state.watching.last().copied() {
+            self.unwatch(conn, state, shape);
+        }
+        if let Some(feeder) = state.feeder.take() {
+            let session = state.session.id();
+            self.tell(ToBridge::Feeder { feeder, message: ToFeeder::Close { session } });
+            self.tell(ToBridge::SessionGone { feeder, session });
+        }
+        state.in_tick = false;
+        self.sessions.remove(&state.session.id());
+    }
+
+    fn tell(&self, message: ToBridge) {
+        let _ = self.shared.bridge.send(message);
+    }
+
+    /// Carries out an event of the bridge's. What it puts into queues is written by [`Hub::flush_all`].
+    pub fn event(&mut self, event: ToIo) {
+        match event {
+            ToIo::FeederUp { feeder, database, name } => self.feeder_up(feeder, database, &name),
+            ToIo::FeederDown { feeder } => self.feeder_down(feeder),
+            ToIo::Changes { feeder, part } => self.changes(feeder, &part),
+            ToIo::Commit { feeder, part } => self.commit(feeder, &part),
+            ToIo::CatchUp { feeder, part } => self.catch_up(feeder, &part),
+            ToIo::Session { feeder, session, event } => self.session_event(feeder, session, event),
+            ToIo::Config(config) => self.config = config,
+            ToIo::Report { database, reply } => {
+                let _ = reply.send(self.report(database));
+            }
+            ToIo::Shutdown { restart } => self.shutdown(restart),
+            // The thread has taken it out before.
+            ToIo::Socket { .. } => {}
+        }
+    }
+
+    fn feeder_up(&mut self, feeder: FeederId, database: u32, name: &str) {
+        self.directory.up(name, feeder);
+        let entry = Feeder {
+            database,
+            shapes: HashMap::new(),
+            latest: None,
+            tick_open: false,
+            in_tick: Vec::new(),
+            waiting: Vec::new(),
+        };
+        self.feeders.insert(feeder, entry);
+        for slot in 0..self.conns.len() {
+            let Some(conn) = self.conns[slot].clone() else { continue };
+            let mut state = conn.state.borrow_mut();
+            if state.closing.is_some() || !state.session.is_resolving() {
+                continue;
+            }
+            let tenant = state.tenant.clone();
+            if self.directory.find(Some(&tenant), &self.config.landlord_database) == Place::At(feeder) {
+                self.attach(&conn, &mut state, feeder);
+                let backlog = std::mem::take(&mut state.backlog);
+                self.input(&conn, &mut state, &backlog);
+            }
+        }
+    }
+
+    fn feeder_down(&mut self, feeder: FeederId) {
+        self.directory.down(feeder);
+        for slot in 0..self.conns.len() {
+            let Some(conn) = self.conns[slot].clone() else { continue };
+            let mut state = conn.state.borrow_mut();
+            if state.feeder == Some(feeder) {
+                self.close(&conn, &mut state, CloseCode::Restart);
+            }
+        }
+        self.feeders.remove(&feeder);
+    }
+
+    fn of_session(&self, session: SessionId) -> Option<Rc<Conn>> {
+        self.sessions.get(&session).and_then(|slot| self.conns[*slot].clone())
+    }
+
+    /// The last tick of a feeder, where none is open.
+    fn closed_tick(&self, feeder: FeederId) -> Option<Rc<Tick<OutFrame>>> {
+        self.feeders.get(&feeder).filter(|f| !f.tick_open).and_then(|f| f.latest.clone())
+    }
+
+    fn shutdown(&mut self, restart: bool) {
+        self.stopping = true;
+        let code = if restart { CloseCode::Restart } else { CloseCode::GoingAway };
+        for slot in 0..self.conns.len() {
+            let Some(conn) = self.conns[slot].clone() else { continue };
+            self.close(&conn, &mut conn.state.borrow_mut(), code);
+        }
+    }
+
+    /// Every connection, to be looked at by the sweep.
+    fn each(&mut self, mut look: impl FnMut(&mut Self, &Rc<Conn>, &mut ConnState)) {
+        for slot in 0..self.conns.len() {
+            let Some(conn) = self.conns[slot].clone() else { continue };
+            look(self, &conn, &mut conn.state.borrow_mut());
+        }
+    }
+
+    pub fn open_connections(&self) -> usize {
+        self.conns.len() - self.free.len()
+    }
+
+    fn report(&self, database: u32) -> Vec<ConnectionReport> {
+        let mut out = Vec::new();
+        for conn in self.conns.iter().flatten() {
+            let state = conn.state.borrow();
+            let of_database = state.feeder.and_then(|f| self.feeders.get(&f)).is_some_and(|f| f.database == database);
+            if !of_database || !state.session.is_open() {
+                continue;
+            }
+            let micros = conn.connected_at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+            out.push(ConnectionReport {
+                session: state.uuid.to_string(),
+                tenant: state.tenant.to_string(),
+                role: state.role.to_string(),
+                address: conn.peer.to_string(),
+                client_id: state.client.as_ref().and_then(|c| c.id.clone()),
+                client_name: state.client.as_ref().and_then(|c| c.name.clone()),
+                connected_at_us: i64::try_from(micros).unwrap_or_default(),
+                subscriptions: state.session.report(),
+                queued_bytes: (state.queue.total() + state.session.kept_bytes()) as u64,
+                sent_bytes: state.sent_bytes,
+                sent_commits: state.sent_commits,
+                sent_cursor: state.sent_tick.as_ref().map(|t| t.cursor.to_string()),
+                acked_cursor: state.acked.as_ref().map(ToString::to_string),
+            });
+        }
+        out
+    }
+}
