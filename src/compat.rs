@@ -1,12 +1,12 @@
 //! Differences between Postgres versions, and functions of the server that pgrx does not bind.
 //! Leaf; main thread only.
+#![allow(non_snake_case, reason = "names of the server's")]
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::{Oid, TimeLineID, XLogRecPtr};
 use std::ffi::{CStr, c_int};
 
 #[pgrx::pg_guard]
-#[allow(non_snake_case, reason = "names of the server's")]
 unsafe extern "C-unwind" {
     pub fn PGSharedMemoryDetach();
     pub fn toast_flatten_tuple(tup: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> pg_sys::HeapTuple;

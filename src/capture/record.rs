@@ -23,7 +23,6 @@ pub struct Update {
 /// `n` is attribute `n + 1`.
 pub struct Mask<'a> {
     changed: &'a [u8],
-    left_out: &'a [u8],
 }
 
 impl<'a> Mask<'a> {
@@ -33,16 +32,11 @@ impl<'a> Mask<'a> {
             let (len, rest) = bytes.split_first_chunk::<2>()?;
             rest.split_at_checked(u16::from_le_bytes(*len) as usize)
         };
-        let (changed, left_out) = split().unwrap_or((&[], &[]));
-        Self { changed, left_out }
+        Self { changed: split().map_or(&[], |(changed, _left_out)| changed) }
     }
 
     pub fn changed(&self, attribute: i16) -> bool {
         bit(self.changed, attribute)
-    }
-
-    pub fn left_out(&self, attribute: i16) -> bool {
-        bit(self.left_out, attribute)
     }
 }
 

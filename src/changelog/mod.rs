@@ -55,20 +55,6 @@ impl Op {
             _ => return None,
         })
     }
-
-    /// The word that users read.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Insert => "insert",
-            Self::Update => "update",
-            Self::Delete => "delete",
-            Self::Truncate => "truncate",
-            Self::TruncatePart => "truncate partition",
-            Self::Redefined => "redefine",
-            Self::Access => "grant",
-            Self::Gap => "gap",
-        }
-    }
 }
 
 /// Columns of a segment, in the order of `sql/whagons_rte--*.sql`.

@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 pub struct Change {
     pub xid: u64,
     pub lsn: u64,
-    pub at: i64,
     pub fingerprint: i64,
     pub cid: u32,
     pub seq: u32,
@@ -98,7 +97,6 @@ unsafe fn read(slot: *mut pg_sys::TupleTableSlot) -> Option<Change> {
         Some(Change {
             xid: value(column::XID).value() as u64,
             lsn: value(column::LSN).value() as u64,
-            at: value(column::AT).value() as i64,
             fingerprint: value(column::FINGERPRINT).value() as i64,
             cid: value(column::CID).value() as u32,
             seq: value(column::SEQ).value() as u32,

@@ -12,7 +12,7 @@ mod shape;
 mod tick;
 mod upkeep;
 
-use super::process::{self, Terminate};
+use super::process::{self, Scratch, Terminate};
 use crate::changelog::reader::{self, Change};
 use crate::changelog::{self, Op};
 use crate::encode::{self, ValueEncoder};
@@ -20,6 +20,7 @@ use crate::shmem::{self, Kind, Slot, State};
 use crate::{capture, guc, secret, snapshot};
 use history::History;
 use link::{Link, LinkError};
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::prelude::*;
 use registry::Registry;
@@ -36,6 +37,8 @@ use tick::Pending;
 const LINGER: Duration = Duration::from_secs(60);
 /// Pause between attempts to reach the gateway.
 const RETRY: Duration = Duration::from_millis(20);
+/// A large tick goes to the gateway in parts of about this many bytes.
+const PART: usize = 8 << 20;
 /// A tick under load is followed by a pause of this many times its own length.
 const REST: u32 = 3;
 
@@ -65,11 +68,23 @@ pub struct Feeder {
     /// When this feeder began, transactions below this id may have left changes out of the log.
     suspects: Option<u64>,
     clock: ValueEncoder,
+    scratch: Scratch,
+    /// The table whose change is being encoded, so that an error can be laid at its door.
+    encoding: Option<Oid>,
     used_at: Instant,
     tick_at: Instant,
     commit_at: Instant,
     upkeep_at: Instant,
     launched_at: Option<Instant>,
+}
+
+/// What follows a tick.
+enum After {
+    GoOn,
+    /// A change of this table could not be encoded.
+    StartOver(Oid),
+    /// The extension is gone.
+    Stop,
 }
 
 /// Entry point; `arg` is the oid of the database.
@@ -164,6 +179,8 @@ impl Feeder {
             stale: Vec::new(),
             suspects: gap.then_some(next),
             clock,
+            scratch: Scratch::new(),
+            encoding: None,
             used_at: now,
             tick_at: now,
             commit_at: now,
@@ -188,9 +205,17 @@ impl Feeder {
             let commit = self.commit_due || now >= self.commit_at + Duration::from_millis(guc::heartbeat_ms() / 2);
             if (woken && in_use && now >= self.tick_at) || commit || !messages.is_empty() || now >= polled_at + poll {
                 polled_at = now;
-                if !self.tick(&mut messages, in_use) {
-                    self.slot.get().interested.store(false, Ordering::Release);
-                    return;
+                match self.guarded_tick(&mut messages, in_use) {
+                    After::GoOn => {}
+                    After::StartOver(table) => {
+                        self.registry.exclude(table);
+                        self.start_over();
+                        messages.clear();
+                    }
+                    After::Stop => {
+                        self.slot.get().interested.store(false, Ordering::Release);
+                        return;
+                    }
                 }
             }
             if now >= self.upkeep_at || self.slot.get().rotate.swap(false, Ordering::AcqRel) {
@@ -236,6 +261,49 @@ impl Feeder {
             None => (None, 0),
         };
         process::wait(fd, events, ms);
+    }
+
+    /// A tick, in which a value that cannot be shown costs its table, not the feeder. Any other error ends the
+    /// process, which is started again.
+    fn guarded_tick(&mut self, messages: &mut Vec<ToFeeder>, in_use: bool) -> After {
+        self.encoding = None;
+        let this = std::panic::AssertUnwindSafe((&mut *self, messages));
+        let outcome: Result<bool, CaughtError> = PgTryBuilder::new(move || {
+            let std::panic::AssertUnwindSafe((this, messages)) = { this };
+            Ok(this.tick(messages, in_use))
+        })
+        .catch_others(Err)
+        .execute();
+        match (outcome, self.encoding) {
+            (Ok(true), _) => After::GoOn,
+            (Ok(false), _) => After::Stop,
+            (Err(error), Some(table)) => {
+                // SAFETY: ends the failed transaction.
+                unsafe { pg_sys::AbortCurrentTransaction() };
+                let (CaughtError::PostgresError(report)
+                | CaughtError::ErrorReport(report)
+                | CaughtError::RustPanic { ereport: report, .. }) = &error;
+                pgrx::warning!(
+                    "whagons_rte stops serving table {}: a change of it cannot be encoded: {}",
+                    table.to_u32(),
+                    report.message()
+                );
+                After::StartOver(table)
+            }
+            (Err(error), None) => error.rethrow(),
+        }
+    }
+
+    /// Forgets everything that a failed tick may have left half done; clients come back with their cursors.
+    fn start_over(&mut self) {
+        self.disconnect(&LinkError::Gone);
+        self.pending = Pending::default();
+        self.last = process::transaction(|s| {
+            // SAFETY: `s` is active.
+            unsafe { snapshot::copy(s) }
+        });
+        self.history.restart(self.last.clone());
+        self.registry.invalidate();
     }
 
     /// One tick, and answers to the messages that came. `false`: the extension is gone.
@@ -321,6 +389,7 @@ impl Feeder {
             tables.iter().for_each(|t| self.resynchronise(*t, "cursor_expired"));
         }
         for table in &redefined {
+            self.registry.readmit(*table);
             self.resynchronise(*table, "schema_changed");
         }
         if access {
@@ -340,13 +409,15 @@ impl Feeder {
             let ids = self.shapes.of_table(change.relation).to_vec();
             for id in ids {
                 let Some(shape) = self.shapes.get(id) else { continue };
-                if shape.encode(change, frames.entry(id).or_default()).is_err()
-                    && !self.stale.contains(&change.relation)
-                {
+                self.encoding = Some(change.relation);
+                let own = frames.entry(id).or_default();
+                let encoded = self.scratch.with(|| shape.encode(change, own));
+                if encoded.is_err() && !self.stale.contains(&change.relation) {
                     self.stale.push(change.relation);
                 }
             }
         }
+        self.encoding = None;
         // What could not be read is resynchronised before this tick ends, and sends no frame in it.
         for table in std::mem::take(&mut self.stale) {
             for id in self.shapes.of_table(table) {
@@ -356,20 +427,23 @@ impl Feeder {
             self.refresh_registry();
             self.resynchronise(table, "schema_changed");
         }
-        let (mut heads, mut body) = (Vec::new(), Vec::new());
+        let (mut heads, mut body, mut any) = (Vec::new(), Vec::new(), !redefined.is_empty());
         for (shape, mut frames) in frames {
             frames.close(shape);
             for frame in frames.whole {
+                any = true;
                 heads.push(ShapeFrame { shape, len: frame.bytes.len() as u32, changes: frame.changes });
-                body.push(frame.bytes);
+                body.extend_from_slice(&frame.bytes);
+                if body.len() > PART {
+                    self.send(&FromFeeder::Changes { frames: std::mem::take(&mut heads) }, &[&body]);
+                    body.clear();
+                }
             }
         }
-        if heads.is_empty() {
-            return !redefined.is_empty();
+        if !heads.is_empty() {
+            self.send(&FromFeeder::Changes { frames: heads }, &[&body]);
         }
-        let parts: Vec<&[u8]> = body.iter().map(Vec::as_slice).collect();
-        self.send(&FromFeeder::Changes { frames: heads }, &parts);
-        true
+        any
     }
 
     /// Makes cursor and time of the last tick.

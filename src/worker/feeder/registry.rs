@@ -80,16 +80,28 @@ pub struct Selection {
 pub struct Registry {
     tables: HashMap<Oid, Table>,
     stale: bool,
+    /// Tables with a change that cannot be encoded; until they are redefined or the feeder starts anew.
+    excluded: Vec<Oid>,
 }
 
 impl Registry {
     pub fn new() -> Self {
-        Self { tables: HashMap::new(), stale: true }
+        Self { stale: true, ..Self::default() }
     }
 
     /// Makes the next look read the catalogs.
     pub fn invalidate(&mut self) {
         self.stale = true;
+    }
+
+    /// Serves a table no more.
+    pub fn exclude(&mut self, table: Oid) {
+        self.excluded.push(table);
+    }
+
+    /// Serves a table again that was redefined.
+    pub fn readmit(&mut self, table: Oid) {
+        self.excluded.retain(|t| *t != table);
     }
 
     /// Reads the registrations, if something about them has changed.
@@ -145,6 +157,13 @@ impl Registry {
                 ErrorCode::TableHasPolicies,
                 "the table has row-level security, which is not evaluated for subscribers yet",
                 "",
+            ));
+        }
+        if self.excluded.contains(&oid) {
+            return Err(Refusal::new(
+                ErrorCode::Internal,
+                "a change of the table cannot be encoded",
+                "The server's log says why; registering the table again is another try.",
             ));
         }
         if !table.captured {

@@ -11,6 +11,7 @@ use crate::changelog::reader::{self, Change};
 use crate::changelog::{Op, segments};
 use crate::compat;
 use crate::guc;
+use crate::worker::process::Scratch;
 use pgrx::pg_sys::{self, Oid};
 use rte_core::{Cursor, Snapshot};
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId};
@@ -178,9 +179,12 @@ impl Feeder {
             let mut own = Frames::default();
             let mut stale = false;
             let table = shape.table;
+            let mut scratch = Scratch::new();
+            self.encoding = Some(table);
             for change in self.changes_for(place, logged).filter(|c| c.relation == table) {
-                stale |= shape.encode(change, &mut own).is_err();
+                stale |= scratch.with(|| shape.encode(change, &mut own)).is_err();
             }
+            self.encoding = None;
             own.close(shape.id);
             self.shapes.put_back(shape);
             if stale {
