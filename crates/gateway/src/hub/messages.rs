@@ -4,7 +4,7 @@
 use super::Hub;
 use crate::connection::{Conn, ConnState};
 use crate::directory::FeederId;
-use crate::event::SessionEvent;
+use crate::event::{SessionEvent, ToBridge};
 use crate::queue::OutFrame;
 use crate::websocket::Incoming;
 use rte_core::session::Welcome;
@@ -43,12 +43,17 @@ impl Hub {
 
     /// What a feeder or a worker said about one session.
     pub(super) fn session_event(&mut self, feeder: FeederId, session: SessionId, event: SessionEvent) {
-        let Some(conn) = self.of_session(session) else { return };
-        let mut state = conn.state.borrow_mut();
-        let state = &mut *state;
-        if state.feeder != Some(feeder) || state.closing.is_some() {
+        let conn = self.of_session(session);
+        let mut state = conn.as_ref().map(|c| c.state.borrow_mut());
+        let (Some(conn), Some(state)) =
+            (&conn, state.as_deref_mut().filter(|s| s.feeder == Some(feeder) && s.closing.is_none()))
+        else {
+            // The session went while the feeder still worked for it.
+            if let SessionEvent::Job { job, .. } = event {
+                self.tell(ToBridge::CancelJob { feeder, job });
+            }
             return;
-        }
+        };
         let mut actions = self.take_actions();
         let s = &mut state.session;
         let out = &mut actions;
@@ -88,7 +93,7 @@ impl Hub {
                 {
                     let (before, after) = snapshot_parts(id, false, total);
                     let frame = OutFrame::text_parts(&before, body, after, Some(credit));
-                    self.push_paced(&conn, state, frame, rows);
+                    self.push_paced(conn, state, frame, rows);
                 }
                 if done {
                     let now = self.closed_tick(feeder);
@@ -99,10 +104,10 @@ impl Hub {
             SessionEvent::JobFailed { job, code, message, hint } => {
                 s.job_failed(job, code, &message, hint.as_deref(), out);
             }
-            SessionEvent::JobLost => self.close(&conn, state, CloseCode::Restart),
+            SessionEvent::JobLost => self.close(conn, state, CloseCode::Restart),
         }
-        self.carry_out(&conn, state, actions);
-        self.note_waiting(&conn, state);
+        self.carry_out(conn, state, actions);
+        self.note_waiting(conn, state);
     }
 }
 
