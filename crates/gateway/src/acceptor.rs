@@ -124,13 +124,20 @@ async fn accept(
     log: &Log,
     next: &std::cell::Cell<usize>,
 ) {
+    let mut failing = false;
     loop {
         let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
+            Ok(accepted) => {
+                failing = false;
+                accepted
+            }
             // The client has gone meanwhile.
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(e) => {
-                log.warning(format!("could not accept a connection: {e}"));
+                // Once per row of failures: out of descriptors, they come ten times a second.
+                if !std::mem::replace(&mut failing, true) {
+                    log.warning(format!("could not accept connections: {e}"));
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

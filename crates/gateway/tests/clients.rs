@@ -312,3 +312,47 @@ fn an_observer_sees_the_connections_of_its_database() {
         }
     }
 }
+
+#[test]
+fn nonsense_on_the_bridge_costs_its_peer_alone() {
+    let gateway = Gateway::start();
+    let (mut feeder, mut client, session) = one_live(&gateway);
+    for bytes in [&b"\xff\xff\xff\xff"[..], b"\x08\0\0\0\xff\0\0\0{}{}", b"\x0a\0\0\0\x06\0\0\0{\"x\":1"] {
+        let mut peer = gateway.bridge();
+        peer.write_all(bytes).expect("write");
+        peer.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        assert!(support::read_frame::<ToFeeder>(&mut peer).is_none());
+    }
+    feeder.tick(20, 1, 1);
+    client.expect("changes");
+    client.expect("commit");
+    // A feeder whose lengths lie is dropped, and its clients come back.
+    let head = rte_protocol::bridge::FromFeeder::CatchUp {
+        sessions: vec![session],
+        frames: vec![u32::MAX],
+        cursor: "c".into(),
+        time: "t".into(),
+        last: true,
+    };
+    support::send_frame(&mut feeder.stream, &head, b"short");
+    assert_eq!(client.closed(), 1012);
+}
+
+#[test]
+fn a_reload_applies_to_who_comes_next() {
+    let mut gateway = Gateway::start();
+    let mut feeder = gateway.feeder();
+    let mut config = gateway.config.clone();
+    config.max_subscriptions = 3;
+    gateway.order(&ToGateway::Reload { config: Box::new(config) });
+    let start = std::time::Instant::now();
+    loop {
+        let mut client = gateway.client();
+        client.hello(&[]);
+        feeder.open();
+        if client.expect("welcome")["limits"]["max_subscriptions"] == 3 {
+            break;
+        }
+        assert!(start.elapsed() < support::PATIENCE);
+    }
+}

@@ -199,3 +199,30 @@ fn a_job_is_cancelled_when_its_client_goes() {
     worker.send(&FromWorker::End { job });
     feeder.until(|m| *m == ToFeeder::Close { session });
 }
+
+#[test]
+fn what_was_unsubscribed_during_a_catch_up_does_not_come_anymore() {
+    let gateway = Gateway::start();
+    let mut feeder = gateway.feeder();
+    let mut client = gateway.client();
+    let subscriptions = json!([{"id": "a", "table": "t"}, {"id": "b", "table": "t"}]);
+    client.send(&json!({"type": "hello", "cursor": "c5", "subscriptions": subscriptions}));
+    let (session, ids) = feeder.open();
+    client.expect("welcome");
+    feeder.subscribed(session, &ids[0], 1, true);
+    // The client holds copies at its cursor: no commit before the feeder has answered for both.
+    feeder.tick(8, 1, 0);
+    feeder.subscribed(session, &ids[1], 2, true);
+    client.expect("subscribed");
+    client.expect("subscribed");
+    client.send(&json!({"type": "unsubscribe", "id": "a"}));
+    client.expect("unsubscribed");
+    feeder.until(|m| matches!(m, ToFeeder::Unsubscribe { .. }));
+    let frames = [
+        changes_frame("s1", br#"[{"op":"insert","row":[1]}]"#),
+        changes_frame("s2", br#"[{"op":"insert","row":[2]}]"#),
+    ];
+    feeder.catch_up(&[session], &frames, "c9", true);
+    assert_eq!(client.expect("changes")["shape"], "s2");
+    assert_eq!(client.expect("commit")["cursor"], "c9");
+}

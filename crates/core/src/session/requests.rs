@@ -92,8 +92,8 @@ impl<F: Frame> Session<F> {
     /// Books a subscription and answers its number, or the text of the refusal.
     fn admit(&mut self, subscription: &Subscription) -> Result<u32, String> {
         let id = subscription.id.as_str();
-        if id.is_empty() || id.len() > MAX_ID {
-            let message = "the id of a subscription must have 1 to 256 bytes";
+        if id.len() > MAX_ID {
+            let message = "the id of a subscription may have 256 bytes";
             return Err(error_text(ErrorCode::BadMessage, message, None, None));
         }
         if self.subs.iter().any(|s| &*s.id == id && s.is_the_clients()) {

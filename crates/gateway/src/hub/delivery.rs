@@ -154,7 +154,7 @@ impl Hub {
             if end > part.body.len() {
                 return;
             }
-            frames.push(OutFrame::text(part.body.slice(start..end), 0));
+            frames.push((shape_of(&part.body[start..end]), OutFrame::text(part.body.slice(start..end), 0)));
             start = end;
         }
         let commit = part.commit.as_ref().map(|text| {
@@ -173,8 +173,11 @@ impl Hub {
             if state.queue.is_empty() {
                 state.last_progress = self.now;
             }
-            for frame in &frames {
-                state.queue.push_paced(frame.clone());
+            for (shape, frame) in &frames {
+                // The client may have unsubscribed meanwhile.
+                if shape.is_none_or(|shape| state.watching.iter().any(|(watched, _)| *watched == shape)) {
+                    state.queue.push_paced(frame.clone());
+                }
             }
             self.flush_later(&conn, &mut state);
             if let Some(commit) = &commit {
@@ -184,5 +187,23 @@ impl Hub {
                 self.carry_out(&conn, &mut state, actions);
             }
         }
+    }
+}
+
+/// The shape that a `changes` frame is about, where it begins as this project writes it.
+fn shape_of(frame: &[u8]) -> Option<ShapeId> {
+    let rest = frame.strip_prefix(br#"{"type":"changes","shape":"s"#)?;
+    let digits = &rest[..rest.iter().position(|b| *b == b'"')?];
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shape_of_a_frame_is_read_from_its_beginning() {
+        assert_eq!(shape_of(&rte_protocol::wire::changes_frame("s42", b"[]")), Some(42));
+        assert_eq!(shape_of(b"{}"), None);
     }
 }
