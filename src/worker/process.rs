@@ -43,6 +43,14 @@ pub fn shutdown_requested() -> bool {
     unsafe { addr_of_mut!(pg_sys::ShutdownRequestPending).read_volatile() != 0 }
 }
 
+/// Ends the process in order, where SIGTERM asked for it.
+pub fn exit_if_asked() {
+    if shutdown_requested() {
+        // SAFETY: outside a transaction; the regular end of a background worker.
+        unsafe { pg_sys::proc_exit(0) }
+    }
+}
+
 /// Sleeps until the latch is set, the socket has one of `events`, or the time is over. Ends the process
 /// when the postmaster is gone.
 pub fn wait(socket: Option<RawFd>, events: u32, timeout_ms: u64) {

@@ -92,7 +92,7 @@ enum After {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
     let database = Oid::from(arg.value() as u32);
-    process::install_signal_handlers(Terminate::Dies);
+    process::install_signal_handlers(Terminate::Asks);
     // SAFETY: once, at the start of a background worker that asked for database access.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, Oid::INVALID, 0);
@@ -132,6 +132,7 @@ fn extension_is_there() -> bool {
 fn wait_for_extension(slot: Slot) {
     slot.attach_feeder();
     loop {
+        process::exit_if_asked();
         // CREATE EXTENSION leaves a marker, whose commit wakes.
         slot.get().interested.store(true, Ordering::Release);
         slot.get().pending.store(false, Ordering::Release);
@@ -194,6 +195,7 @@ impl Feeder {
         let mut messages = Vec::new();
         let mut polled_at = Instant::now();
         loop {
+            process::exit_if_asked();
             process::reload();
             self.connect();
             self.receive(&mut messages);

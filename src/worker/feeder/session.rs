@@ -14,6 +14,9 @@ use rte_protocol::wire::{CloseCode, ErrorCode, Subscription};
 use std::collections::HashMap;
 use std::ffi::CString;
 
+/// Attempts at the snapshot of a subscription, before it is ended.
+const MAX_FAILURES: u32 = 3;
+
 pub struct Session {
     pub role: Oid,
     pub subscriptions: HashMap<String, Subscribed>,
@@ -24,6 +27,8 @@ pub struct Subscribed {
     pub table: Oid,
     /// The columns that the client asked for.
     columns: Option<Vec<String>>,
+    /// Snapshots in a row that could not be read.
+    failures: u32,
 }
 
 /// Why a session is not let in.
@@ -57,6 +62,9 @@ impl Feeder {
                 {
                     self.shapes.release(subscribed.shape);
                 }
+            }
+            ToFeeder::SnapshotFailed { session, ids, code, message, hint } => {
+                self.read_again(session, &ids, &Refusal { code, message, hint });
             }
             ToFeeder::NeedTick => self.commit_due = true,
             ToFeeder::NeedWorker { waiting } => self.launch_query_workers(waiting as usize),
@@ -142,7 +150,7 @@ impl Feeder {
     ) -> ShapeId {
         let shape = self.shapes.acquire(selection);
         if let Some(s) = self.sessions.get_mut(&session) {
-            let new = Subscribed { shape, table: selection.table, columns };
+            let new = Subscribed { shape, table: selection.table, columns, failures: 0 };
             if let Some(old) = s.subscriptions.insert(id.to_owned(), new) {
                 self.shapes.release(old.shape);
             }
@@ -181,6 +189,45 @@ impl Feeder {
         self.launch_query_workers(1);
     }
 
+    /// Tries a snapshot again that a schema change came in the way of, or ends the subscription.
+    fn read_again(&mut self, session: SessionId, ids: &[String], why: &Refusal) {
+        self.registry.invalidate();
+        self.refresh_registry();
+        let mut again = Vec::new();
+        for id in ids {
+            let Some(s) = self.sessions.get_mut(&session) else { return };
+            let role = s.role;
+            let Some(subscribed) = s.subscriptions.get_mut(id) else { continue };
+            let (table, columns, failures) = (subscribed.table, subscribed.columns.clone(), subscribed.failures + 1);
+            let selection = self.registry.select(table, role, columns.as_deref());
+            match selection {
+                Ok(selection) if failures < MAX_FAILURES => {
+                    let reason = "snapshot_failed".to_owned();
+                    self.send(&FromFeeder::Resync { session, id: id.clone(), reason }, &[]);
+                    self.add(session, id, columns, &selection, false);
+                    if let Some(s) = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.get_mut(id)) {
+                        s.failures = failures;
+                    }
+                    again.push(id.clone());
+                }
+                other => {
+                    let Refusal { code, message, hint } = other.err().unwrap_or_else(|| why.clone());
+                    self.end(session, id, code, message, hint);
+                }
+            }
+        }
+        self.order_snapshot(session, &again);
+    }
+
+    /// Ends a subscription that the client did not end.
+    fn end(&mut self, session: SessionId, id: &str, code: ErrorCode, message: String, hint: Option<String>) {
+        let ended = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.remove(id));
+        if let Some(ended) = ended {
+            self.shapes.release(ended.shape);
+        }
+        self.send(&FromFeeder::Ended { session, id: id.to_owned(), code, message, hint }, &[]);
+    }
+
     /// Replaces the copies of all subscriptions of a table, or ends them where they can not be.
     pub(super) fn resynchronise(&mut self, table: Oid, reason: &str) {
         let of_table = |s: &Session| -> Vec<(String, Option<Vec<String>>)> {
@@ -203,12 +250,7 @@ impl Feeder {
                         self.add(session, &id, columns, &selection, false);
                         ids.push(id);
                     }
-                    Err(Refusal { code, message, hint }) => {
-                        if let Some(s) = self.sessions.get_mut(&session) {
-                            s.subscriptions.remove(&id);
-                        }
-                        self.send(&FromFeeder::Ended { session, id, code, message, hint }, &[]);
-                    }
+                    Err(Refusal { code, message, hint }) => self.end(session, &id, code, message, hint),
                 }
             }
             self.order_snapshot(session, &ids);

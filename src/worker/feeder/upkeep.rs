@@ -48,6 +48,8 @@ impl Feeder {
                 self.slot.set_segment(segment);
             }
         }
+        // SAFETY: outside a transaction.
+        unsafe { pg_sys::pgstat_report_stat(true) };
         now + again
     }
 
