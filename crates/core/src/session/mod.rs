@@ -187,7 +187,7 @@ impl<F: Frame> Session<F> {
     /// Whether every commit must be shown to [`Session::commit`], not only those of ticks that concern it.
     #[must_use]
     pub fn wants_commits(&self) -> bool {
-        self.holds() || self.shapes.iter().any(|s| s.joining > 0)
+        self.dirty || self.holds() || self.shapes.iter().any(|s| s.joining > 0)
     }
 
     /// Whether ticks are held for now.

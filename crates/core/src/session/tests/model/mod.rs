@@ -126,6 +126,11 @@ fn every_commit_shows_exactly_its_snapshot_in_any_interleaving() {
                 assert!(held.is_some_and(|h| h.done), "{id} is live in the end: {held:?}");
             }
             assert_eq!(world.session.kept_bytes(), 0);
+            // Nothing is withheld either.
+            let last = world.feeder.ticks.last().cloned().unwrap_or_default();
+            for (id, held) in &world.client.copies {
+                assert_eq!(held.copy, world.db.at(&last, usize::from(id.as_str() >= "c")), "{id} in the end");
+            }
             (world.checks, world.lives)
         });
         let Ok((c, l)) = result else { panic!("seed {seed}") };

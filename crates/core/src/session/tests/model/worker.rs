@@ -26,12 +26,14 @@ pub struct Running {
     /// Of each shape, what is still to be sent.
     pub rows: Vec<VecDeque<(u64, Row)>>,
     pub began: bool,
+    /// Rows were sent, not only that there are none.
+    pub sent: bool,
 }
 
 impl World {
     pub fn worker_step(&mut self) {
-        let Some(Running { job, rows, began }) = &mut self.running else {
-            self.running = self.jobs.pop_front().map(|job| Running { job, rows: vec![], began: false });
+        let Some(Running { job, rows, began, sent }) = &mut self.running else {
+            self.running = self.jobs.pop_front().map(|job| Running { job, rows: vec![], began: false, sent: false });
             return;
         };
         let (id, session) = (job.id, job.session);
@@ -39,11 +41,13 @@ impl World {
             let snapshot = self.db.snapshot();
             *rows = job.tables.iter().map(|t| self.db.at(&snapshot, *t).into_iter().collect()).collect();
             *began = true;
+            *sent = false;
             self.from_worker.push_back((session, FromWorker::Begin(id, snapshot)));
-            // It dies here and another begins anew.
-            if self.random.chance(10) {
-                *began = false;
-            }
+            return;
+        }
+        // It dies before its first row, and another begins anew.
+        if !*sent && self.random.chance(10) {
+            *began = false;
             return;
         }
         if self.random.chance(3) {
@@ -55,6 +59,7 @@ impl World {
             Some((index, left)) => {
                 let n = left.len().min(self.random.below(4) as usize);
                 let part: Vec<_> = left.drain(..n).collect();
+                *sent |= n > 0;
                 let done = left.is_empty();
                 if done {
                     left.push_back((u64::MAX, [0; 2]));
