@@ -280,7 +280,11 @@ impl<F: Frame> Session<F> {
     /// The open tick is closed. To be called where the tick concerned the session, or it [wants commits](Self::wants_commits).
     pub fn commit(&mut self, tick: &Rc<Tick<F>>, out: &mut Vec<Action<F>>) {
         if self.holds() {
-            self.held.push(Held::Commit(tick.clone()));
+            // Of commits in a row the last says it all.
+            match self.held.last_mut() {
+                Some(Held::Commit(last)) => *last = tick.clone(),
+                _ => self.held.push(Held::Commit(tick.clone())),
+            }
             return;
         }
         for shape in &mut self.shapes {
