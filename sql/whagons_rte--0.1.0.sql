@@ -26,6 +26,13 @@ CREATE TABLE rte.registered_column (
 );
 COMMENT ON TABLE rte.registered_column IS 'Numbers of the columns that registrations name';
 
+-- The grants that registered tables had when we last looked: tells whose grants a GRANT has changed. Not dumped.
+CREATE TABLE rte.registered_grants (
+    relation oid  PRIMARY KEY,
+    grants   text NOT NULL
+);
+COMMENT ON TABLE rte.registered_grants IS 'Grants on registered tables and their columns, as text to compare';
+
 -- ---------------------------------------------------------------------------------------------------
 -- The change log. Columns are known by number to src/changelog: keep them in step.
 -- ---------------------------------------------------------------------------------------------------
@@ -217,6 +224,23 @@ CREATE FUNCTION rte._note_columns(target oid) RETURNS void LANGUAGE sql SET sear
 $$;
 COMMENT ON FUNCTION rte._note_columns(oid) IS 'Remembers the numbers of the registered columns of a table';
 
+-- Marks the tables whose grants differ from what they were.
+CREATE FUNCTION rte._note_grants(mark boolean) RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    WITH found AS (
+        SELECT t.relation::oid AS relation,
+               concat_ws('|', c.relacl::text,
+                         (SELECT string_agg(a.attnum || ':' || a.attacl::text, '|' ORDER BY a.attnum)
+                          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL)) AS grants
+        FROM rte.registered_table t JOIN pg_class c ON c.oid = t.relation
+    ), changed AS (
+        INSERT INTO rte.registered_grants AS g SELECT f.relation, f.grants FROM found f
+        ON CONFLICT (relation) DO UPDATE SET grants = EXCLUDED.grants WHERE g.grants <> EXCLUDED.grants
+        RETURNING g.relation
+    )
+    SELECT rte._mark(c.relation, 'A') FROM changed c WHERE mark;
+$$;
+COMMENT ON FUNCTION rte._note_grants(boolean) IS 'Remembers the grants of registered tables, and marks those whose changed';
+
 -- ---------------------------------------------------------------------------------------------------
 -- Registration
 -- ---------------------------------------------------------------------------------------------------
@@ -287,6 +311,7 @@ BEGIN
     INSERT INTO rte.registered_table (relation, columns) VALUES (register_table.relation, register_table.columns)
     ON CONFLICT ON CONSTRAINT registered_table_pkey DO UPDATE SET columns = EXCLUDED.columns;
     PERFORM rte._note_columns(relation);
+    PERFORM rte._note_grants(false);
     PERFORM rte._mark(relation, 'S');
     IF NOT rte._preloaded() THEN
         RAISE WARNING 'whagons_rte is not in shared_preload_libraries'
@@ -305,6 +330,7 @@ BEGIN
             USING ERRCODE = 'undefined_object', HINT = 'rte.tables lists the registered tables.';
     END IF;
     DELETE FROM rte.registered_column c WHERE c.relation = unregister_table.relation;
+    DELETE FROM rte.registered_grants g WHERE g.relation = unregister_table.relation;
     PERFORM rte._drop_triggers(relation);
     PERFORM rte._mark(relation, 'S');
 END $$;
@@ -320,7 +346,11 @@ DECLARE
     target oid;
 BEGIN
     IF tg_tag IN ('GRANT', 'REVOKE') THEN
-        PERFORM rte._mark(0, 'A');
+        IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.object_type = 'SCHEMA') THEN
+            PERFORM rte._mark(t.relation, 'A') FROM rte.registered_table t;
+        ELSIF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.object_type = 'TABLE') THEN
+            PERFORM rte._note_grants(true);
+        END IF;
         RETURN;
     END IF;
     IF tg_tag IN ('ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA') THEN
@@ -364,6 +394,7 @@ BEGIN
     LOOP
         DELETE FROM rte.registered_table t WHERE t.relation = target;
         DELETE FROM rte.registered_column c WHERE c.relation = target;
+        DELETE FROM rte.registered_grants g WHERE g.relation = target;
         PERFORM rte._mark(target, 'S');
     END LOOP;
     -- A capture trigger or a partition that is gone: whose root it was is not told, so all partitioned or uncaptured tables.

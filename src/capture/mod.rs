@@ -63,6 +63,7 @@ unsafe fn capture(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
             return Datum::from(0);
         }
         relation::with(rel, clone, |info| match data.tg_event & EVENT_MASK {
+            _ if !info.registered => {}
             EVENT_INSERT => {
                 let cid = pg_sys::HeapTupleHeaderGetCmin((*data.tg_trigtuple).t_data);
                 let new = record::whole(info, data.tg_trigtuple);
@@ -100,6 +101,9 @@ unsafe fn truncated(rel: pg_sys::Relation) {
     unsafe {
         let oid = (*rel).rd_id;
         let root = relation::root_of(rel);
+        if !relation::is_registered(root) {
+            return;
+        }
         let op = if root == oid { Op::Truncate } else { Op::TruncatePart };
         let cid = pg_sys::GetCurrentCommandId(true);
         transaction::append(root, 0, op, cid, None, None, None);

@@ -1,6 +1,7 @@
 //! What capture knows of a table, per backend: its root, its key, its fingerprint. Dropped on relcache
 //! invalidation, so it is never older than the lock that the writer holds. Main thread only.
 
+use crate::changelog::relation_oid;
 use crate::compat;
 use pgrx::pg_sys::{self, Oid};
 use std::cell::RefCell;
@@ -18,6 +19,8 @@ pub struct Info {
     pub map: *mut pg_sys::TupleConversionMap,
     /// Attribute numbers of the key, in the root.
     pub key: Vec<i16>,
+    /// Whether anybody asked for its changes: whoever may create triggers can put ours on any table of theirs.
+    pub registered: bool,
     /// Memory of this entry.
     context: pg_sys::MemoryContext,
 }
@@ -96,8 +99,32 @@ unsafe fn load(rel: pg_sys::Relation, clone: bool) -> Info {
             Key::Missing | Key::Deferrable => Vec::new(),
         };
         pg_sys::table_close(root_rel, pg_sys::NoLock as i32);
-        Info { root, fingerprint: fingerprint(desc), desc, map, key, context }
+        let registered = is_registered(root);
+        Info { root, fingerprint: fingerprint(desc), desc, map, key, registered, context }
     }
+}
+
+/// Whether a table is in `rte.registered_table`. Needs no privilege: read below SQL.
+pub fn is_registered(oid: Oid) -> bool {
+    let Some(registered) = relation_oid("registered_table") else { return false };
+    let mut found = false;
+    // SAFETY: an ordinary catalog-style scan; the first column is the table's oid.
+    unsafe {
+        let rel = pg_sys::table_open(registered, pg_sys::AccessShareLock as i32);
+        let scan = pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() || found {
+                break;
+            }
+            let mut null = false;
+            let value = pg_sys::heap_getattr(tuple, 1, (*rel).rd_att, &mut null);
+            found = !null && Oid::from(value.value() as u32) == oid;
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(rel, pg_sys::AccessShareLock as i32);
+    }
+    found
 }
 
 /// The topmost table of the partition tree that an open table is in; itself where it is in none.

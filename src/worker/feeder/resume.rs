@@ -110,7 +110,7 @@ impl Feeder {
                     }
                 };
                 let reason =
-                    missed.lost.or_else(|| missed.redefined.contains(&selection.table).then_some("schema_changed"));
+                    missed.lost.or_else(|| missed.redefined.iter().find(|r| r.0 == selection.table).map(|r| r.1));
                 if let Some(reason) = reason {
                     let message =
                         FromFeeder::Resync { session, id: subscription.id.clone(), reason: reason.to_owned() };
@@ -164,8 +164,8 @@ impl Feeder {
         for change in self.changes_for(place, logged) {
             match change.op {
                 Op::Gap => missed.lost = Some("cursor_expired"),
-                Op::Access => missed.lost = missed.lost.or(Some("access_changed")),
-                Op::Redefined | Op::TruncatePart => missed.redefined.push(change.relation),
+                Op::Access => missed.redefined.push((change.relation, "access_changed")),
+                Op::Redefined | Op::TruncatePart => missed.redefined.push((change.relation, "schema_changed")),
                 Op::Insert | Op::Update | Op::Delete | Op::Truncate => {}
             }
         }
@@ -207,7 +207,8 @@ impl Feeder {
 
 struct Missed {
     lost: Option<&'static str>,
-    redefined: Vec<Oid>,
+    /// Tables whose copies cannot be continued, and why.
+    redefined: Vec<(Oid, &'static str)>,
 }
 
 /// All changes that one of the places did not see, in order; nothing where they are more than a catch-up may be.
