@@ -162,7 +162,7 @@ fn a_worker_that_dies_amid_its_rows_sends_the_client_back() {
 }
 
 #[test]
-fn a_failed_snapshot_ends_its_subscription_alone() {
+fn of_a_failed_snapshot_the_feeder_decides_what_becomes() {
     let gateway = Gateway::start();
     let (mut feeder, mut client, session) = one_live(&gateway);
     client.send(&json!({"type": "subscribe", "id": "b", "table": "t"}));
@@ -175,9 +175,13 @@ fn a_failed_snapshot_ends_its_subscription_alone() {
     let code = rte_protocol::wire::ErrorCode::SnapshotFailed;
     worker.send(&FromWorker::Failed { job, code, message: "no".into(), hint: None });
     client.expect("subscribed");
+    let (ids, message) = (vec![subscription.id.clone()], "no".to_owned());
+    assert_eq!(feeder.next_of_session(), ToFeeder::SnapshotFailed { session, ids, code, message, hint: None });
+    // Another try is a resynchronisation; here it gives up.
+    feeder.send(&FromFeeder::Ended { session, id: subscription.id, code, message: "no".into(), hint: None });
     let error = client.expect("error");
     assert_eq!((&error["code"], &error["id"]), (&json!("SNAPSHOT_FAILED"), &json!("b")));
-    assert_eq!(feeder.next_of_session(), ToFeeder::Unsubscribe { session, id: subscription.id });
+    client.expect("unsubscribed");
     feeder.tick(20, 1, 1);
     client.expect("changes");
     client.expect("commit");

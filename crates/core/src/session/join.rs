@@ -6,7 +6,7 @@
 //! sent again of changes that S' had seen does no harm: replaying all of a row's changes up to S ends at S. Pure.
 
 use super::subscription::{State, bridge_id};
-use super::{Action, Frame, Session, Tick, error};
+use super::{Action, Frame, Session, Tick};
 use crate::snapshot::Snapshot;
 use rte_protocol::bridge::{JobId, ShapeId, ToFeeder};
 use rte_protocol::wire::{ErrorCode, snapshot_parts};
@@ -93,7 +93,8 @@ impl<F: Frame> Session<F> {
         self.job_failed(job, ErrorCode::SnapshotFailed, "the snapshot ended early", None, out);
     }
 
-    /// The job failed: those of its subscriptions that are not done do.
+    /// The job failed. The feeder decides what becomes of its subscriptions that are not done: a schema change may have
+    /// come in the way, and another job follows, or they end. Until then they go on joining.
     pub fn job_failed(
         &mut self,
         job: JobId,
@@ -104,14 +105,18 @@ impl<F: Frame> Session<F> {
     ) {
         let Some(join) = self.joins.iter().find(|j| j.job == job) else { return };
         let failed: Vec<u32> = join.members.iter().filter(|m| !m.done).filter_map(|m| m.sub).collect();
+        let mut ids = Vec::new();
         for number in failed {
-            let Some(at) = self.subs.iter().position(|s| s.number == number) else { continue };
             // The job is over: leaving it must not cancel it.
             self.forget_member(job, number);
-            if let Some(id) = self.remove(at, out) {
-                out.push(error(code, message, hint, Some(&id)));
-                out.push(Action::Feeder(ToFeeder::Unsubscribe { session: self.id, id: bridge_id(number, &id) }));
+            if let Some(sub) = self.subs.iter_mut().find(|s| s.number == number) {
+                sub.state = State::Joining { job: None };
+                ids.push(bridge_id(number, &sub.id));
             }
+        }
+        if !ids.is_empty() {
+            let (session, message, hint) = (self.id, message.to_owned(), hint.map(ToOwned::to_owned));
+            out.push(Action::Feeder(ToFeeder::SnapshotFailed { session, ids, code, message, hint }));
         }
         self.joins.retain(|j| j.members.iter().any(|m| m.sub.is_some()));
     }

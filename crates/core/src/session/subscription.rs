@@ -169,6 +169,12 @@ impl<F: Frame> Session<F> {
     /// The copy of a subscription can no longer be continued; a new `Subscribed` follows.
     pub fn resync(&mut self, id: &str, reason: String, out: &mut Vec<Action<F>>) {
         let Some(at) = self.position(id) else { return };
+        if self.subs[at].from_hello && self.subs[at].state == State::Requested {
+            // The client came with a cursor that does not serve; it is told why a snapshot follows.
+            let id = self.subs[at].id.to_string();
+            out.push(Action::Text(ServerMessage::Resync { id, reason }.to_text()));
+            return;
+        }
         if !matches!(self.subs[at].state, State::Joining { .. } | State::Live) {
             return;
         }

@@ -75,6 +75,11 @@ impl World {
             ToFeeder::Unsubscribe { id, .. } => {
                 self.feeder.live.remove(&id);
             }
+            ToFeeder::SnapshotFailed { session, ids, .. } => {
+                for id in ids {
+                    self.replace(session, &id);
+                }
+            }
             ToFeeder::NeedTick => self.tick(),
             _ => {}
         }
@@ -133,22 +138,28 @@ impl World {
             return;
         }
         let at = self.random.below(count) as usize;
-        let Some((id, shape)) = self.feeder.live.iter().nth(at).map(|(i, s)| (i.clone(), *s)) else { return };
+        let Some(id) = self.feeder.live.keys().nth(at).cloned() else { return };
         let session = self.next_session - 1;
         // The feeder may not know of the newest session yet.
         if self.feeder.inbox.iter().any(|m| matches!(m, ToFeeder::Open { .. })) {
             return;
         }
+        self.replace(session, &id);
+    }
+
+    /// Replaces a subscription's copy, or ends it.
+    fn replace(&mut self, session: SessionId, id: &str) {
+        let Some(shape) = self.feeder.live.get(id).copied() else { return };
         if self.random.chance(20) {
-            self.feeder.live.remove(&id);
-            self.feeder.outbox.push_back(FromFeeder::Ended(session, id));
+            self.feeder.live.remove(id);
+            self.feeder.outbox.push_back(FromFeeder::Ended(session, id.to_owned()));
             return;
         }
         self.feeder.generation += 1;
-        self.feeder.outbox.push_back(FromFeeder::Resync(session, id.clone()));
+        self.feeder.outbox.push_back(FromFeeder::Resync(session, id.to_owned()));
         let table = (shape % 2).to_string();
-        let subscription = Subscription { id: id.clone(), table, columns: None, predicate: None, params: None };
+        let subscription = Subscription { id: id.to_owned(), table, columns: None, predicate: None, params: None };
         self.subscribed(session, &subscription, false);
-        self.queue_job(session, vec![id]);
+        self.queue_job(session, vec![id.to_owned()]);
     }
 }
