@@ -66,7 +66,7 @@ fn a_prepared_transaction_arrives_when_it_commits() {
 
     sql.run("BEGIN; UPDATE t SET v = 'over the restart' WHERE id = 4; PREPARE TRANSACTION 'three'");
     cluster.restart(Shutdown::Immediate);
-    client.carry_on("the client is back", |c| c.copy.all_live());
+    client.come_back();
     let mut sql = cluster.sql();
     follows(&mut sql, &mut client, "UPDATE t SET v = 'before it' WHERE id = 5");
     follows(&mut sql, &mut client, "COMMIT PREPARED 'three'");
@@ -138,8 +138,9 @@ fn a_key_update_is_a_delete_and_an_insert() {
 
 #[test]
 fn a_toasted_value_that_did_not_change_is_not_sent_again() {
-    let (_cluster, mut sql, mut client) = start();
+    let (cluster, mut sql, _) = start();
     sql.run("ALTER TABLE t ALTER COLUMN v SET STORAGE EXTERNAL");
+    let mut client = cluster.subscriber("c", &["t"]);
     sql.run("INSERT INTO t VALUES (50, repeat('long ', 200000), 0)");
     assert_equal(&mut sql, &mut client);
     follows(&mut sql, &mut client, "UPDATE t SET n = n + 1 WHERE id = 50");
@@ -266,20 +267,23 @@ fn replicated_writes() {
     follows(&mut sql, &mut client, "INSERT INTO t VALUES (61, 'l')");
 }
 
+/// Such a row may be more than a client's queue holds; closed as too slow, it comes back and has it.
 #[test]
 fn a_row_of_20_megabytes() {
-    let (_cluster, mut sql, mut client) = start();
-    sql.run("INSERT INTO t SELECT 70, string_agg(md5(i::text), '') FROM generate_series(1, 655360) i");
-    assert_equal(&mut sql, &mut client);
+    let (cluster, mut sql, mut client) = start();
+    let mut follow = |client: &mut Client, statement: &str| {
+        sql.run(statement);
+        let mark = sql.barrier();
+        client.carry_on("the large row", |c| c.at_barrier(mark));
+        assert_equal(&mut sql, client);
+        client.assert_clean();
+    };
+    follow(&mut client, "INSERT INTO t SELECT 70, string_agg(md5(i::text), '') FROM generate_series(1, 655360) i");
     assert_eq!(client.sub("t").value(&["70"], "v").map(str::len), Some(20 * 1024 * 1024 + 2));
-    follows(&mut sql, &mut client, "UPDATE t SET v = reverse(v) WHERE id = 70");
+    follow(&mut client, "UPDATE t SET v = reverse(v) WHERE id = 70");
     client.leave();
-    sql.run("UPDATE t SET v = v || 'x', n = 1 WHERE id = 70");
-    client.resume();
-    assert_equal(&mut sql, &mut client);
-    client.assert_clean();
-    let mut fresh = _cluster.subscriber("fresh", &["t"]);
-    assert_equal(&mut sql, &mut fresh);
+    follow(&mut client, "UPDATE t SET v = v || 'x', n = 1 WHERE id = 70");
+    follow(&mut cluster.subscriber("fresh", &["t"]), "UPDATE t SET n = 2 WHERE id = 70");
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn the_log_says_what_listens_and_which_database_is_active() {
     let cluster = Cluster::ready();
     let log = cluster.log();
     let address = format!("127.0.0.1:{}", cluster.rte_port);
-    assert!(log.lines().any(|l| l.contains("listening") && l.contains(&address)), "{log}");
+    assert!(log.lines().any(|l| l.contains("listens on") && l.contains(&address)), "{log}");
     wait_until("a line about the database", || {
         cluster.log().lines().any(|l| l.contains("whagons_rte") && l.contains("\"postgres\"")).then_some(())
     });

@@ -32,7 +32,7 @@ TRUNCATE t;
 RESET ROLE;
 
 SET ROLE watcher;
-SELECT relation, operation, key, role FROM rte.sync_log WHERE relation = 't'::regclass AND role = 'stranger' ORDER BY command, seq;
+SELECT relation, operation, key, role FROM rte.sync_log WHERE relation = 't'::regclass AND role = 'stranger' ORDER BY xid::text::bigint, command, seq;
 SELECT count(*) FROM rte.tables;
 SELECT count(*) FROM rte.connections;
 SELECT count(*) FROM rte.subscriptions;

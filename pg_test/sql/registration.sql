@@ -16,9 +16,7 @@ SELECT rte.unregister_table('orders');
 \echo :LAST_ERROR_SQLSTATE
 SELECT rte.register_table('nothing');
 \echo :LAST_ERROR_SQLSTATE
-SELECT rte.register_table(NULL);
-\echo :LAST_ERROR_SQLSTATE
-SELECT rte.register_table('orders', columns => '{item,missing,"also ""missing"""}');
+SELECT rte.register_table('orders', columns => ARRAY['item', 'missing', 'also "missing"']);
 \echo :LAST_ERROR_SQLSTATE
 CREATE TABLE no_key (a int);
 SELECT rte.register_table('no_key');

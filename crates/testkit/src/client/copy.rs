@@ -245,7 +245,9 @@ impl Copy {
         let s = self.subscriptions.get_mut(id).ok_or_else(|| format!("resync of {id:?}, which is unknown"))?;
         match s.state {
             State::Ending => return Ok(()),
-            State::Asked(_) | State::Ended => return Err(format!("{id}: resync while {:?}", s.state)),
+            // Says why a cursor does not serve.
+            State::Asked(true) => self.counts.refused_resumes += 1,
+            State::Asked(false) | State::Ended => return Err(format!("{id}: resync while {:?}", s.state)),
             _ => {}
         }
         s.state = State::Resyncing;
