@@ -11,6 +11,8 @@ COMMENT ON SCHEMA rte IS 'whagons_rte: live local copies of tables in browsers';
 CREATE TABLE rte.registered_table (
     relation      regclass    PRIMARY KEY,
     columns       name[],
+    -- Partitions whose triggers are made. Dumped, because a restore makes the triggers too, and not twice.
+    partitions    regclass[]  NOT NULL DEFAULT '{}',
     registered_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE rte.registered_table IS 'Tables whose changes are captured; columns NULL means all. Dumped and restored.';
@@ -160,37 +162,41 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION rte._published_columns(oid, name[]) IS 'Names of the columns of a table that clients may see';
 
-CREATE FUNCTION rte._create_trigger(target oid, name name, definition text, enable boolean) RETURNS void
+CREATE FUNCTION rte._create_trigger(target oid, name name, events text, level text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = _create_trigger.name) THEN
-        EXECUTE format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION rte.capture()',
-                       name, split_part(definition, '|', 1), target::regclass, split_part(definition, '|', 2));
+        EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH %s EXECUTE FUNCTION rte.capture()',
+                       name, events, target::regclass, level);
         EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION whagons_rte', name, target::regclass);
     END IF;
-    -- Replicated writes count too. A trigger that somebody disabled stays so until the table is registered again.
-    IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = _create_trigger.name
-               AND t.tgenabled <> 'A' AND (enable OR t.tgenabled <> 'D')) THEN
+    -- Replicated writes count too.
+    IF EXISTS (SELECT FROM pg_trigger t
+               WHERE t.tgrelid = target AND t.tgname = _create_trigger.name AND t.tgenabled <> 'A') THEN
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', target::regclass, name);
     END IF;
 END $$;
-COMMENT ON FUNCTION rte._create_trigger(oid, name, text, boolean) IS 'Creates a capture trigger where it is missing';
+COMMENT ON FUNCTION rte._create_trigger(oid, name, text, text) IS 'Creates a capture trigger where it is missing, and enables it';
 
--- Names begin with '!' so that capture fires before other triggers of the same event and records events in their order.
-CREATE FUNCTION rte._create_triggers(relation oid, enable boolean) RETURNS void
+-- Row triggers reach partitions by themselves, statement triggers do not: a TRUNCATE of a partition would be missed.
+CREATE FUNCTION rte._create_partition_triggers(target oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    part oid;
+    known regclass[] := (SELECT t.partitions FROM rte.registered_table t WHERE t.relation = target);
+    now   regclass[] := (SELECT coalesce(array_agg(t.relid ORDER BY t.relid), '{}')
+                         FROM pg_partition_tree(target) t WHERE t.relid <> target);
+    part  regclass;
 BEGIN
-    PERFORM rte._create_trigger(relation, '!rte_capture', 'AFTER INSERT OR UPDATE OR DELETE|FOR EACH ROW', enable);
-    -- Row triggers reach partitions by themselves, statement triggers do not.
-    FOR part IN SELECT t.relid FROM pg_partition_tree(relation) t
-                UNION SELECT relation
-    LOOP
-        PERFORM rte._create_trigger(part, '!rte_capture_truncate', 'AFTER TRUNCATE|FOR EACH STATEMENT', enable);
+    FOREACH part IN ARRAY now LOOP
+        IF part <> ALL (known) THEN
+            PERFORM rte._create_trigger(part, '!rte_capture_truncate', 'TRUNCATE', 'STATEMENT');
+        END IF;
     END LOOP;
+    IF now <> known THEN
+        UPDATE rte.registered_table t SET partitions = now WHERE t.relation = target;
+    END IF;
 END $$;
-COMMENT ON FUNCTION rte._create_triggers(oid, boolean) IS 'Creates the capture triggers of a table and its partitions';
+COMMENT ON FUNCTION rte._create_partition_triggers(oid) IS 'Creates the capture triggers of partitions that are new';
 
 CREATE FUNCTION rte._drop_triggers(relation oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -307,9 +313,12 @@ BEGIN
             USING HINT = 'Make them STORED to have them in copies.';
     END IF;
 
-    PERFORM rte._create_triggers(relation, true);
+    -- Names begin with '!' so that capture fires before other triggers of the same event.
+    PERFORM rte._create_trigger(relation, '!rte_capture', 'INSERT OR UPDATE OR DELETE', 'ROW');
+    PERFORM rte._create_trigger(relation, '!rte_capture_truncate', 'TRUNCATE', 'STATEMENT');
     INSERT INTO rte.registered_table (relation, columns) VALUES (register_table.relation, register_table.columns)
-    ON CONFLICT ON CONSTRAINT registered_table_pkey DO UPDATE SET columns = EXCLUDED.columns;
+    ON CONFLICT ON CONSTRAINT registered_table_pkey DO UPDATE SET columns = EXCLUDED.columns, partitions = '{}';
+    PERFORM rte._create_partition_triggers(relation);
     PERFORM rte._note_columns(relation);
     PERFORM rte._note_grants(false);
     PERFORM rte._mark(relation, 'S');
@@ -364,7 +373,13 @@ BEGIN
         JOIN rte.registered_table t ON t.relation = a.oid
         WHERE c.classid = 'pg_class'::regclass
     LOOP
-        PERFORM rte._create_triggers(target, false);
+        PERFORM rte._create_partition_triggers(target);
+        -- ENABLE TRIGGER ALL leaves out replicated writes; what somebody disabled stays so until the table is
+        -- registered again.
+        PERFORM rte._create_trigger(t.tgrelid, t.tgname, '', '')
+        FROM pg_trigger t
+        WHERE t.tgrelid IN (SELECT p.relid FROM pg_partition_tree(target) p UNION SELECT target)
+          AND t.tgname IN ('!rte_capture', '!rte_capture_truncate') AND t.tgenabled NOT IN ('A', 'D');
         -- A registration follows a column that was renamed.
         UPDATE rte.registered_table t
         SET columns = (SELECT array_agg(a.attname ORDER BY a.attnum)

@@ -52,7 +52,14 @@ static CLIENT_QUEUE_SIZE: Int = GucSetting::<i32>::new(16 * 1024);
 
 /// Declares every setting. Called once, when the library is loaded.
 pub fn register() {
-    use GucContext::{Postmaster, Sighup};
+    use GucContext::Sighup;
+    // Only the postmaster may declare settings of its own; a library that is loaded later has no use for them.
+    // SAFETY: plain read of a flag of the postmaster's.
+    let postmaster = if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        || GucContext::Postmaster
+    } else {
+        || Sighup
+    };
     let ms = GucFlags::UNIT_MS;
     let kb = GucFlags::UNIT_KB;
     let none = GucFlags::default();
@@ -61,7 +68,7 @@ pub fn register() {
         c"rte.landlord_database",
         c"Database whose tables clients without a tenant read.",
         &LANDLORD_DATABASE,
-        Postmaster,
+        postmaster(),
     );
     text(c"rte.listen_addresses", c"Host names or addresses that the gateway listens on.", &LISTEN_ADDRESSES, Sighup);
     text(c"rte.anon_role", c"Role of clients without a token; empty means that a token is needed.", &ANON_ROLE, Sighup);
@@ -79,7 +86,7 @@ pub fn register() {
         &MAX_DATABASES,
         1,
         1024,
-        Postmaster,
+        postmaster(),
         none,
     );
     int(
@@ -130,7 +137,7 @@ pub fn register() {
         Sighup,
         GucFlags::UNIT_S,
     );
-    int(c"rte.io_threads", c"Threads of the gateway that serve connections.", &IO_THREADS, 1, 64, Postmaster, none);
+    int(c"rte.io_threads", c"Threads of the gateway that serve connections.", &IO_THREADS, 1, 64, postmaster(), none);
     int(c"rte.hello_timeout", c"Time for a connection to say hello.", &HELLO_TIMEOUT, 100, 600_000, Sighup, ms);
     int(
         c"rte.heartbeat_interval",

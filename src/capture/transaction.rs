@@ -7,16 +7,16 @@
 use super::relation;
 use crate::changelog::{self, Op, Row, segments};
 use crate::shmem::{self, Range, Slot};
-use crate::{guc, snapshot};
+use crate::snapshot;
 use pgrx::pg_sys::{self, Oid};
 use std::cell::RefCell;
 
 /// Blocks between two ranges that are still worth reading to keep them one.
 const GAP: u32 = 64;
-/// Rows between looks at the size of the segment.
-const LOOK: u32 = 64;
-/// A row of this many bytes is reason to look at once.
-const LARGE: usize = 64 * 1024;
+/// Bytes that a transaction writes between looks at the size of the segment.
+const LOOK: usize = 64 * 1024;
+/// Bytes of a row of the log without its images.
+const ROW: usize = 100;
 /// Ranges that a transaction keeps before it announces them.
 const RANGES: usize = shmem::RANGES;
 
@@ -33,6 +33,8 @@ struct Transaction {
     wrote_start: bool,
     /// Epoch in which a gap was written by this transaction.
     wrote_gap: Option<u32>,
+    /// Bytes written since the last look at the segment's size.
+    unlooked: usize,
     /// Whether the segment was found to be far past its size.
     full: bool,
     /// Oid of the segment that was used last.
@@ -134,10 +136,14 @@ impl Transaction {
 
     fn append(&mut self, relation: Oid, fingerprint: i64, op: Op, cid: u32, images: [Option<&[u8]>; 3]) {
         let Some((segment, oid)) = self.current_segment() else { return };
-        let soft = guc::max_log_bytes() / shmem::SEGMENTS as u64;
-        let bytes: usize = images.iter().flatten().map(|i| i.len()).sum();
-        if self.seq % LOOK == 0 || bytes > LARGE {
-            self.full = segments::size_bytes(oid) > 2 * soft;
+        self.unlooked += ROW + images.iter().flatten().map(|i| i.len()).sum::<usize>();
+        if self.seq == 0 || self.unlooked > LOOK {
+            self.unlooked = 0;
+            let size = segments::size_bytes(oid);
+            self.full = size > segments::hard_limit();
+            if size > segments::soft_limit() {
+                self.ask_for_rotation();
+            }
         }
         let full = self.slot.is_none() || self.full;
         let (relation, fingerprint, op, images) = if full {
@@ -175,13 +181,14 @@ impl Transaction {
             block
         };
         self.note(Range { segment: segment as u32, first: block, last: block });
+    }
+
+    /// The feeder rotates; it need not wait for our commit to do so.
+    fn ask_for_rotation(&self) {
         if let Some(slot) = self.slot
-            && u64::from(block) * u64::from(pg_sys::BLCKSZ) > soft
+            && !slot.get().rotate.swap(true, std::sync::atomic::Ordering::AcqRel)
         {
-            // The feeder rotates; it need not wait for our commit to do so.
-            if !slot.get().rotate.swap(true, std::sync::atomic::Ordering::AcqRel) {
-                slot.wake_always();
-            }
+            slot.wake_always();
         }
     }
 

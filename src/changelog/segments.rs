@@ -22,12 +22,28 @@ pub struct Segment {
     pub horizon: Option<Snapshot>,
 }
 
-/// Bytes of a segment's heap (its out-of-line values not counted).
+/// Size at which a segment is left for the next.
+pub fn soft_limit() -> u64 {
+    hard_limit() / 2
+}
+
+/// Size past which nothing is written to a segment any more: all segments together are within `rte.max_log_size`.
+pub fn hard_limit() -> u64 {
+    guc::max_log_bytes() / shmem::SEGMENTS as u64
+}
+
+/// Bytes of a segment, out-of-line values included.
 pub fn size_bytes(oid: Oid) -> u64 {
     // SAFETY: opens and closes a relation that exists; the size is a file's size.
     unsafe {
         let rel = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
-        let blocks = pg_sys::RelationGetNumberOfBlocksInFork(rel, pg_sys::ForkNumber::MAIN_FORKNUM);
+        let mut blocks = pg_sys::RelationGetNumberOfBlocksInFork(rel, pg_sys::ForkNumber::MAIN_FORKNUM);
+        let toast = (*(*rel).rd_rel).reltoastrelid;
+        if toast != Oid::INVALID {
+            let toast = pg_sys::table_open(toast, pg_sys::AccessShareLock as i32);
+            blocks += pg_sys::RelationGetNumberOfBlocksInFork(toast, pg_sys::ForkNumber::MAIN_FORKNUM);
+            pg_sys::table_close(toast, pg_sys::NoLock as i32);
+        }
         pg_sys::table_close(rel, pg_sys::NoLock as i32);
         u64::from(blocks) * u64::from(pg_sys::BLCKSZ)
     }
@@ -148,9 +164,8 @@ pub enum Due {
 /// What is due, given the time. `sizes` are bytes per segment number.
 pub fn due(segments: &[Segment], sizes: &[u64], now: i64) -> Due {
     let Some(current) = segments.iter().max_by_key(|s| s.generation) else { return Due::Nothing };
-    let soft = guc::max_log_bytes() / shmem::SEGMENTS as u64;
     let share = guc::retention_us() / (shmem::SEGMENTS as i64 - 1);
-    if sizes[current.number] > soft || (sizes[current.number] > 0 && now - current.opened_at > share) {
+    if sizes[current.number] > soft_limit() || (sizes[current.number] > 0 && now - current.opened_at > share) {
         return Due::Next;
     }
     // What was written to a segment is not younger than the time when its successor was opened.

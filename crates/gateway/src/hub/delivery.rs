@@ -80,7 +80,9 @@ impl Hub {
                         if state.queue.counted() >= EARLY && !state.blocked {
                             write(&mut self.counted, self.now, conn, &mut state);
                         }
-                        if over(&self.config, &state) {
+                        // A tick that began below the bound is queued whole, however large: its bytes are shared, and a
+                        // client that is closed amid a tick would only get the same tick again.
+                        if !state.in_tick && over(&self.config, &state) {
                             overfull.push(conn.clone());
                             continue;
                         }

@@ -49,8 +49,13 @@ impl Hub {
     ) {
         if paced {
             self.push_paced(conn, state, tick.frame.clone(), 0);
-        } else {
-            self.push(conn, state, tick.frame.clone());
+        } else if state.closing.is_none() {
+            // Without a look at the bound: it closes what is queued already.
+            if state.queue.is_empty() {
+                state.last_progress = self.now;
+            }
+            state.queue.push(tick.frame.clone());
+            self.flush_later(conn, state);
         }
         state.last_commit = self.now;
         state.sent_commits += 1;
