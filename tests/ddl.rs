@@ -1,6 +1,9 @@
 //! Registration meets a schema that lives: refusals, ALTER, RENAME, DROP, dump and restore.
 
-use rte_testkit::{Client, Cluster, Sql, State, assert_equal, wait_until};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rte_testkit::{Client, Cluster, Sql, State, assert_equal, rounds, wait_until};
 
 fn start() -> (Cluster, Sql, Client) {
     let cluster = Cluster::ready();
@@ -224,4 +227,77 @@ fn dump_and_restore_keep_registrations() {
     assert!(client.copy.counts.refused_resumes > 0);
     copy.run("UPDATE t SET n = 78");
     assert_equal(&mut copy, &mut client);
+}
+
+#[test]
+fn a_grant_that_goes_ends_the_subscription_every_time() {
+    let (_cluster, mut sql, mut client) = start();
+    for round in 0..rounds(30) {
+        sql.run("REVOKE SELECT ON t FROM web_anon");
+        client.wait_for("the end of a subscription whose grant is gone", |c| c.sub("t").state == State::Ended);
+        client.wait_error("UNKNOWN_TABLE");
+        sql.run(&format!("UPDATE t SET n = {round}"));
+        sql.run("GRANT SELECT ON t TO web_anon");
+        client.subscribe("t", "t");
+        // A grant may take a tick to be known.
+        wait_until("the subscription", || {
+            client.step(Duration::from_millis(20));
+            if client.sub("t").state == State::Ended {
+                client.errors.clear();
+                client.subscribe("t", "t");
+            }
+            (client.sub("t").state == State::Live).then_some(())
+        });
+        client.errors.clear();
+    }
+    assert_equal(&mut sql, &mut client);
+}
+
+#[test]
+fn definitions_that_change_under_load_are_followed_exactly() {
+    let (cluster, mut sql, mut client) = start();
+    let mut second = cluster.subscriber("second", &["t"]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for writer in 0..3 {
+            let (mut session, stop) = (cluster.sql(), &stop);
+            scope.spawn(move || {
+                for round in 0.. {
+                    // Some of it fails while the column has another type; the rest is what counts.
+                    let _ = session.batch_execute(&format!("UPDATE t SET n = {round} WHERE id % 3 = {writer}"));
+                    let _ =
+                        session.batch_execute(&format!("UPDATE t SET v = 'w{writer} {round}' WHERE id % 3 = {writer}"));
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                }
+            });
+        }
+        for round in 0..rounds(20) {
+            for alter in [
+                "ADD COLUMN a int DEFAULT 5",
+                "ALTER COLUMN n TYPE bigint",
+                "RENAME COLUMN a TO b",
+                "ALTER COLUMN b TYPE text USING 'b' || b",
+                "ALTER COLUMN n TYPE int",
+                "DROP COLUMN b",
+            ] {
+                sql.run(&format!("ALTER TABLE t {alter}"));
+                sql.run(&format!("UPDATE t SET v = 'main {round}' WHERE id = 1"));
+                let mark = sql.barrier();
+                client.carry_on("the barrier", |c| c.at_barrier(mark));
+                second.step(Duration::from_millis(1));
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    second.come_back();
+    for client in [&mut client, &mut second] {
+        let mark = sql.barrier();
+        client.carry_on("the barrier", |c| c.at_barrier(mark));
+        assert_equal(&mut sql, client);
+        assert!(client.errors.is_empty(), "{:?}", client.errors);
+    }
+    let lost = cluster.log().lines().filter(|l| l.contains("feeder") && l.contains("ERROR")).count();
+    assert_eq!(lost, 0, "a schema change costs no feeder");
 }

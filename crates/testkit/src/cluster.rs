@@ -5,20 +5,15 @@
 //! directory, so the only TCP port is that of the gateway. After a panic the directory stays.
 
 use std::fs::{self, File};
-use std::io;
-use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use postgres::{Config, NoTls};
-
 use crate::client::Client;
+use crate::home::{as_postgres, bin, free_port, initdb, make_dir, run, template};
 use crate::process::{self, Signal};
+use crate::sql::{Door, Sql};
 use crate::wait::{wait_until, within};
 
 /// Ways to stop a server, as `pg_ctl` names them.
@@ -44,25 +39,6 @@ pub struct Cluster {
     pub rte_port: u16,
     server: Option<Child>,
 }
-
-/// Where a cluster takes sessions, whether it runs or not.
-#[derive(Debug, Clone)]
-pub struct Door(PathBuf);
-
-impl Door {
-    /// A session, if the server takes one now.
-    ///
-    /// # Errors
-    /// What the server or the socket says.
-    pub fn knock(&self, database: &str) -> Result<Sql, postgres::Error> {
-        let mut config = Config::new();
-        config.host_path(&self.0).port(5432).user("postgres").dbname(database).application_name("test");
-        config.connect_timeout(Duration::from_secs(10)).connect(NoTls).map(Sql)
-    }
-}
-
-/// A session. Derefs to the `postgres` client.
-pub struct Sql(postgres::Client);
 
 impl Builder {
     /// A line of `postgresql.conf`; the last of a name counts.
@@ -407,209 +383,6 @@ impl Drop for Cluster {
             eprintln!("--- {} (kept), end of its log:\n{}\n---", self.dir.display(), self.log_tail(60));
         } else {
             let _ = fs::remove_dir_all(&self.dir);
-        }
-    }
-}
-
-impl std::ops::Deref for Sql {
-    type Target = postgres::Client;
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
-impl std::ops::DerefMut for Sql {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
-    }
-}
-
-impl Sql {
-    /// Runs statements that must succeed.
-    ///
-    /// # Panics
-    /// With the server's words when one fails.
-    #[track_caller]
-    pub fn run(&mut self, statements: &str) {
-        if let Err(e) = self.0.batch_execute(statements) {
-            panic!("{}\n{e:?}", statements.chars().take(500).collect::<String>());
-        }
-    }
-
-    /// Runs statements that must fail, and returns SQLSTATE, message, detail and hint.
-    ///
-    /// # Panics
-    /// When they succeed.
-    #[track_caller]
-    pub fn fails(&mut self, statements: &str) -> (String, String) {
-        match self.0.batch_execute(statements) {
-            Ok(()) => panic!("this did not fail: {statements}"),
-            Err(e) => {
-                let e = e.as_db_error().expect("an error of the server");
-                let text =
-                    [Some(e.message()), e.detail(), e.hint()].into_iter().flatten().collect::<Vec<_>>().join("\n");
-                (e.code().code().to_owned(), text)
-            }
-        }
-    }
-
-    /// First column of the first row, as text.
-    ///
-    /// # Panics
-    /// When the statement fails or gives no row.
-    #[track_caller]
-    pub fn text(&mut self, query: &str) -> String {
-        match self.texts(query).into_iter().next() {
-            Some(text) => text,
-            None => panic!("no row: {query}"),
-        }
-    }
-
-    /// First column of all rows, as text; NULL is an empty text.
-    ///
-    /// # Panics
-    /// When the statement fails.
-    #[track_caller]
-    pub fn texts(&mut self, query: &str) -> Vec<String> {
-        let messages = match self.0.simple_query(query) {
-            Ok(messages) => messages,
-            Err(e) => panic!("{query}\n{e:?}"),
-        };
-        let row = |m| match m {
-            postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
-            _ => None,
-        };
-        messages.into_iter().filter_map(row).collect()
-    }
-
-    /// First column of the first row, as a number.
-    #[track_caller]
-    pub fn number(&mut self, query: &str) -> i64 {
-        let text = self.text(query);
-        match text.parse() {
-            Ok(number) => number,
-            Err(_) => panic!("{text:?} is no number: {query}"),
-        }
-    }
-
-    /// Creates a table in the schema public and registers it. `web_anon` may read it.
-    #[track_caller]
-    pub fn table(&mut self, name: &str, columns: &str) {
-        self.run(&format!("CREATE TABLE {name} ({columns})"));
-        self.register(name);
-    }
-
-    /// Registers a table.
-    #[track_caller]
-    pub fn register(&mut self, name: &str) {
-        self.run(&format!("SELECT rte.register_table('{}')", name.replace('\'', "''")));
-    }
-
-    /// Commits a row of a new value into the barrier's table: a client that holds it holds everything that was
-    /// committed before.
-    #[track_caller]
-    pub fn barrier(&mut self) -> i32 {
-        self.number("INSERT INTO kit_barrier DEFAULT VALUES RETURNING id") as i32
-    }
-
-    /// The extension, the role `web_anon` and the barrier's table.
-    #[track_caller]
-    pub fn prepare_database(&mut self) {
-        self.run(
-            "DO $$ BEGIN IF to_regrole('web_anon') IS NULL THEN CREATE ROLE web_anon NOLOGIN; END IF; END $$;
-             ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO web_anon;
-             CREATE EXTENSION whagons_rte;
-             CREATE TABLE kit_barrier (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)",
-        );
-        self.register("kit_barrier");
-    }
-}
-
-fn bin(name: &str) -> PathBuf {
-    static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| {
-        std::env::var_os("RTE_PG_BIN").map(PathBuf::from).unwrap_or_else(|| {
-            let output = Command::new("pg_config").arg("--bindir").output();
-            let output = output.expect("RTE_PG_BIN, or a pg_config in the path");
-            String::from_utf8_lossy(&output.stdout).trim().into()
-        })
-    })
-    .join(name)
-}
-
-/// User and group of `postgres`, when we are root.
-fn owner() -> Option<(u32, u32)> {
-    static OWNER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
-    *OWNER.get_or_init(|| {
-        if !rustix::process::geteuid().is_root() {
-            return None;
-        }
-        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let line = passwd.lines().find(|l| l.starts_with("postgres:")).expect("a user postgres, since we are root");
-        let mut ids = line.split(':').skip(2).map_while(|f| f.parse().ok());
-        Some((ids.next()?, ids.next()?))
-    })
-}
-
-fn as_postgres(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    if let Some((uid, gid)) = owner() {
-        command.uid(uid).gid(gid);
-    }
-    command.env("LC_ALL", "C").env_remove("PGDATA");
-    command
-}
-
-fn make_dir(dir: &Path) {
-    fs::create_dir_all(dir).expect("directory");
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).expect("permissions");
-    if let Some((uid, gid)) = owner() {
-        chown(dir, Some(uid), Some(gid)).expect("chown");
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn initdb(data: &Path) {
-    let mut command = as_postgres(&bin("initdb"));
-    command.current_dir(data.parent().unwrap_or(Path::new("/"))).arg("-D").arg(data);
-    run(command.args(["--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]));
-}
-
-/// A data directory that clusters of this Postgres are copied from; made once per machine.
-fn template() -> PathBuf {
-    let version = Command::new(bin("postgres")).arg("--version").output().expect("postgres --version").stdout;
-    let name = format!("{} {}", bin("").display(), String::from_utf8_lossy(&version));
-    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    let user = rustix::process::geteuid().as_raw();
-    let template = std::env::temp_dir().join(format!("rte-template-{user}-{}", name.trim_matches('_')));
-    if !template.exists() {
-        let work = template.with_extension(format!("{}", std::process::id()));
-        static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !template.exists() {
-            let _ = fs::remove_dir_all(&work);
-            make_dir(&work);
-            initdb(&work.join("data"));
-            // Somebody else may have been faster; theirs is as good.
-            let _: io::Result<()> = fs::rename(&work, &template);
-            let _ = fs::remove_dir_all(&work);
-        }
-    }
-    template.join("data")
-}
-
-/// A port that nobody listens on, outside the range that outgoing connections are given.
-fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 12_000 + (std::process::id().wrapping_mul(61).wrapping_add(n) % 20_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
         }
     }
 }

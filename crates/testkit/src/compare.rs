@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use crate::client::{Client, Row, Subscription};
-use crate::cluster::Sql;
 use crate::json::canonical;
+use crate::sql::Sql;
 
 /// The SQL expression that encodes a column. `base` is the type below domains, as `format_type` names it.
 fn expression(column: &str, base: &str) -> String {

@@ -6,9 +6,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Step, Watch};
-use crate::cluster::{Cluster, Sql};
+use crate::cluster::Cluster;
 use crate::compare::{difference_to, expected_rows};
 use crate::settings::Dice;
+use crate::sql::Sql;
 use crate::wait::{patience, wait_until, within};
 
 #[derive(Default)]

@@ -9,15 +9,17 @@ pub mod client;
 mod cluster;
 mod compare;
 mod crowd;
+mod home;
 mod http;
 mod json;
 mod load;
 mod process;
 mod settings;
+mod sql;
 mod wait;
 
 pub use client::{Client, ClientOptions, Closed, Copy, Counts, Failure, Row, Silent, State, Step, Subscription, Watch};
-pub use cluster::{Builder, Cluster, Door, Shutdown, Sql};
+pub use cluster::{Builder, Cluster, Shutdown};
 pub use compare::{assert_equal, difference, difference_to, expected_rows, held_rows, select_list};
 pub use crowd::Crowd;
 pub use http::{Response, get, request};
@@ -25,6 +27,7 @@ pub use json::canonical;
 pub use load::{Pgbench, TPCB_TABLES, Tellers, TpcbSums};
 pub use process::{Signal, alive, children, kill, rss_kb, with_cwd};
 pub use settings::{Dice, rounds, seconds, seed};
+pub use sql::{Door, Sql};
 pub use wait::{patience, wait_until, within};
 
 /// Held by tests that measure a time or fill the machine, so that those of one file run one by one.

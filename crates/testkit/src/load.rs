@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::client::{Copy, Row, State, Watch};
-use crate::cluster::{Cluster, Door, Sql};
+use crate::cluster::Cluster;
 use crate::process::{self, Signal};
 use crate::settings::Dice;
+use crate::sql::{Door, Sql};
 use crate::wait::{wait_until, within};
 
 /// The tables of TPC-B.
