@@ -30,7 +30,7 @@ fn a_stopped_server_leaves_no_process_port_or_socket() {
         cluster.stop(how);
         // An immediate shutdown waits for nobody, so its last process may end a moment later.
         wait_until("no process is left", || cluster.processes().is_empty().then_some(()));
-        assert!(!listens(&cluster), "{how:?}");
+        wait_until("nobody listens", || (!listens(&cluster)).then_some(()));
         if how != Shutdown::Immediate {
             assert_eq!(leftovers(&cluster), Vec::<PathBuf>::new(), "{how:?}");
             let closed = client.wait_closed();
@@ -40,7 +40,7 @@ fn a_stopped_server_leaves_no_process_port_or_socket() {
         cluster.wait_healthy();
     }
     cluster.kill();
-    assert!(!listens(&cluster), "the gateway dies with its parent");
+    wait_until("the gateway dies with its parent", || (!listens(&cluster)).then_some(()));
     cluster.start();
     cluster.wait_healthy();
     let log = cluster.log();
