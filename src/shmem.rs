@@ -102,6 +102,8 @@ pub struct Database {
     pub start_recorded: AtomicBool,
     /// Segment that backends append to, plus one; zero: not known since the server's start.
     segment: AtomicU32,
+    /// Bits of segments that are empty and ready.
+    spares: AtomicU32,
     /// Changes whenever a feeder starts: backends that had given up capturing mark a gap anew.
     pub epoch: AtomicU32,
     /// Whether changes were left out of the log since a feeder last looked.
@@ -348,6 +350,38 @@ impl Slot {
 
     pub fn set_segment(self, segment: usize) {
         self.get().segment.store(segment as u32 + 1, Ordering::Release);
+    }
+
+    /// Makes a spare segment the one to append to, unless another than `full` is already. Only one of those who find it
+    /// full succeeds.
+    pub fn advance(self, full: usize) {
+        let database = self.get();
+        if self.segment().is_some_and(|now| now != full) {
+            return;
+        }
+        let spares = &database.spares;
+        let taken =
+            spares.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| (bits != 0).then(|| bits & (bits - 1)));
+        if let Ok(bits) = taken {
+            let spare = bits.trailing_zeros();
+            let next =
+                database.segment.compare_exchange(full as u32 + 1, spare + 1, Ordering::AcqRel, Ordering::Acquire);
+            if next.is_err_and(|now| now != 0) {
+                // Somebody else was faster.
+                spares.fetch_or(1 << spare, Ordering::AcqRel);
+            } else if next.is_err() {
+                self.set_segment(spare as usize);
+            }
+        }
+    }
+
+    pub fn add_spare(self, segment: usize) {
+        self.get().spares.fetch_or(1 << segment, Ordering::AcqRel);
+    }
+
+    pub fn spares(self) -> Vec<usize> {
+        let bits = self.get().spares.load(Ordering::Acquire);
+        (0..SEGMENTS).filter(|n| bits >> n & 1 == 1).collect()
     }
 
     /// Makes the calling process the feeder of the database.

@@ -142,6 +142,9 @@ impl Transaction {
             let size = segments::size_bytes(oid);
             self.full = size > segments::hard_limit();
             if size > segments::soft_limit() {
+                if let Some(slot) = self.slot {
+                    slot.advance(segment);
+                }
                 self.ask_for_rotation();
             }
         }

@@ -22,14 +22,14 @@ pub struct Segment {
     pub horizon: Option<Snapshot>,
 }
 
-/// Size at which a segment is left for the next.
+/// Size at which a segment is left for the next: all together are about `rte.max_log_size`.
 pub fn soft_limit() -> u64 {
-    hard_limit() / 2
+    guc::max_log_bytes() / shmem::SEGMENTS as u64
 }
 
-/// Size past which nothing is written to a segment any more: all segments together are within `rte.max_log_size`.
+/// Size past which nothing is written to a segment any more, until the feeder has opened another.
 pub fn hard_limit() -> u64 {
-    guc::max_log_bytes() / shmem::SEGMENTS as u64
+    2 * soft_limit()
 }
 
 /// Bytes of a segment, out-of-line values included.
@@ -151,31 +151,68 @@ pub fn starts() -> Vec<Start> {
     starts
 }
 
-/// What a rotation wants to do, decided from sizes and ages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Segments that are kept empty for writers to go on in: they do so by themselves when the current one is full, so
+/// that a feeder that is busy for a moment does not make them leave changes out.
+const SPARES: usize = 2;
+
+/// What is due, decided from sizes and ages.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Due {
     Nothing,
-    /// The current segment is full or old: write to another.
-    Next,
-    /// This segment is older than the retention: cut it.
-    Cut(usize),
+    /// Writers have gone on to this segment: write it down.
+    Record(usize),
+    /// The current segment is full or old: writers go on in a spare one.
+    Advance,
+    /// This segment is empty: writers may have it.
+    Spare(usize),
+    /// The first of these that can be cut is to be; none of them is younger than those behind it.
+    Cut(Vec<usize>),
 }
 
-/// What is due, given the time. `sizes` are bytes per segment number.
-pub fn due(segments: &[Segment], sizes: &[u64], now: i64) -> Due {
-    let Some(current) = segments.iter().max_by_key(|s| s.generation) else { return Due::Nothing };
+/// What is due, given the time. `sizes` are bytes per segment, `current` is written to, `spares` are ready.
+pub fn due(segments: &[Segment], sizes: &[u64], current: usize, spares: &[usize], now: i64) -> Due {
+    let mut order: Vec<&Segment> = segments.iter().collect();
+    order.sort_by_key(|s| s.generation);
+    let Some(newest) = order.last() else { return Due::Nothing };
+    if newest.number != current {
+        return Due::Record(current);
+    }
     let share = guc::retention_us() / (shmem::SEGMENTS as i64 - 1);
-    if sizes[current.number] > soft_limit() || (sizes[current.number] > 0 && now - current.opened_at > share) {
-        return Due::Next;
+    let full = sizes[current] > soft_limit() || (sizes[current] > 0 && now - newest.opened_at > share);
+    if full && !spares.is_empty() {
+        return Due::Advance;
+    }
+    let others: Vec<&Segment> =
+        order.iter().copied().filter(|s| s.number != current && !spares.contains(&s.number)).collect();
+    let filled = || others.iter().filter(|s| sizes[s.number] > 0).map(|s| s.number).collect::<Vec<_>>();
+    if spares.len() < SPARES {
+        return match others.iter().find(|s| sizes[s.number] == 0) {
+            Some(empty) => Due::Spare(empty.number),
+            None => Due::Cut(filled()),
+        };
+    }
+    if sizes.iter().sum::<u64>() > guc::max_log_bytes() {
+        return Due::Cut(filled());
     }
     // What was written to a segment is not younger than the time when its successor was opened.
-    for segment in segments.iter().filter(|s| s.number != current.number && sizes[s.number] > 0) {
-        let closed = segments.iter().filter(|s| s.generation > segment.generation).map(|s| s.opened_at).min();
-        if closed.is_some_and(|closed| now - closed > guc::retention_us()) {
-            return Due::Cut(segment.number);
-        }
+    let expired = |s: &&&Segment| {
+        let closed = segments.iter().filter(|o| o.generation > s.generation).map(|o| o.opened_at).min();
+        sizes[s.number] > 0 && closed.is_some_and(|closed| now - closed > guc::retention_us())
+    };
+    match others.iter().find(expired) {
+        Some(segment) => Due::Cut(vec![segment.number]),
+        None => Due::Nothing,
     }
-    Due::Nothing
+}
+
+/// Writes down that a segment is the newest. In a transaction.
+pub fn record(segment: usize) {
+    pgrx::Spi::run_with_args(
+        "UPDATE rte.log_segment SET opened_at = clock_timestamp(),
+             generation = (SELECT max(generation) + 1 FROM rte.log_segment) WHERE segment = $1",
+        &[(segment as i32).into()],
+    )
+    .unwrap_or_else(|e| pgrx::error!("could not open a segment: {e}"));
 }
 
 /// Empties a segment and leaves its horizon. `false` where somebody may still write to it, or `delivered`, the
@@ -206,19 +243,4 @@ pub fn cut(segment: usize, delivered: &Snapshot) -> bool {
     pgrx::Spi::run(&format!("TRUNCATE rte.change_log_{segment}"))
         .unwrap_or_else(|e| pgrx::error!("could not cut the change log: {e}"));
     true
-}
-
-/// Makes another segment current, cutting the oldest one that can be. Returns it; `None` where all are in
-/// use by transactions that run. In a transaction; the caller publishes it after the commit.
-pub fn next(segments: &[Segment], delivered: &Snapshot) -> Option<usize> {
-    let newest = segments.iter().map(|s| s.generation).max()?;
-    let mut others: Vec<&Segment> = segments.iter().filter(|s| s.generation != newest).collect();
-    others.sort_by_key(|s| s.generation);
-    let next = others.into_iter().find(|s| cut(s.number, delivered))?.number;
-    pgrx::Spi::run_with_args(
-        "UPDATE rte.log_segment SET generation = $2, opened_at = now() WHERE segment = $1",
-        &[(next as i32).into(), (newest + 1).into()],
-    )
-    .unwrap_or_else(|e| pgrx::error!("could not open a segment: {e}"));
-    Some(next)
 }

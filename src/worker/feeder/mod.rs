@@ -376,6 +376,7 @@ impl Feeder {
             }
         }
         if !redefined.is_empty() || access || gap {
+            catch_up_with_catalogs(&changes);
             self.registry.invalidate();
             self.refresh_registry();
         }
@@ -555,6 +556,20 @@ fn drop_parts_of_truncated_roots(changes: &mut Vec<Change>) {
     if !roots.is_empty() {
         changes.retain(|c| c.op != Op::TruncatePart || !roots.contains(&(c.xid, c.cid, c.relation)));
     }
+}
+
+/// Waits until the transactions of markers have told everybody what they changed in the catalogs: they do so after
+/// snapshots see them and before they release the lock on their own id. A matter of microseconds.
+fn catch_up_with_catalogs(changes: &[Change]) {
+    for change in changes.iter().filter(|c| matches!(c.op, Op::Redefined | Op::Access)) {
+        // SAFETY: in a transaction; the other has ended for snapshots.
+        unsafe {
+            let xid = pg_sys::TransactionId::from(change.xid as u32);
+            pg_sys::XactLockTableWait(xid, std::ptr::null_mut(), std::ptr::null_mut(), pg_sys::XLTW_Oper::XLTW_None);
+        }
+    }
+    // SAFETY: in a transaction.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
 }
 
 fn database_name(database: Oid) -> String {

@@ -95,22 +95,22 @@ impl Feeder {
                 Place::At(_) if matches!(logged, Some(None)) => Some("cursor_expired"),
                 Place::At(_) => None,
             };
+            let Some(role) = self.sessions.get(&session).map(|s| s.role) else { continue };
+            let mut wanted = Vec::new();
+            for subscription in &subscriptions {
+                match self.resolve(role, subscription) {
+                    Ok(selection) => wanted.push((subscription, selection.table)),
+                    Err(refusal) => self.refuse(session, &subscription.id, refusal),
+                }
+            }
+            let tables: Vec<Oid> = wanted.iter().map(|(_, table)| *table).collect();
             let missed = match (&place, lost) {
-                (Place::At(place), None) => self.missed(place, logged.as_ref().and_then(Option::as_deref)),
+                (Place::At(place), None) => self.missed(place, &tables, logged.as_ref().and_then(Option::as_deref)),
                 _ => Missed { lost: lost.or(Some("cursor_expired")), redefined: Vec::new() },
             };
             let (mut anew, mut shapes) = (Vec::new(), Vec::new());
-            for subscription in &subscriptions {
-                let Some(role) = self.sessions.get(&session).map(|s| s.role) else { break };
-                let selection = match self.resolve(role, subscription) {
-                    Ok(selection) => selection,
-                    Err(refusal) => {
-                        self.refuse(session, &subscription.id, refusal);
-                        continue;
-                    }
-                };
-                let reason =
-                    missed.lost.or_else(|| missed.redefined.iter().find(|r| r.0 == selection.table).map(|r| r.1));
+            for (subscription, table) in wanted {
+                let reason = missed.lost.or_else(|| missed.redefined.iter().find(|r| r.0 == table).map(|r| r.1));
                 if let Some(reason) = reason {
                     let message =
                         FromFeeder::Resync { session, id: subscription.id.clone(), reason: reason.to_owned() };
@@ -158,16 +158,23 @@ impl Feeder {
         }
     }
 
-    /// What stands in the way of going on from a place.
-    fn missed(&self, place: &Snapshot, logged: Option<&[Change]>) -> Missed {
+    /// What stands in the way of going on from a place with copies of these tables.
+    fn missed(&self, place: &Snapshot, tables: &[Oid], logged: Option<&[Change]>) -> Missed {
         let mut missed = Missed { lost: None, redefined: Vec::new() };
+        let mut bytes = 0;
         for change in self.changes_for(place, logged) {
             match change.op {
                 Op::Gap => missed.lost = Some("cursor_expired"),
                 Op::Access => missed.redefined.push((change.relation, "access_changed")),
                 Op::Redefined | Op::TruncatePart => missed.redefined.push((change.relation, "schema_changed")),
+                Op::Insert | Op::Update | Op::Delete | Op::Truncate if tables.contains(&change.relation) => {
+                    bytes += change.size();
+                }
                 Op::Insert | Op::Update | Op::Delete | Op::Truncate => {}
             }
+        }
+        if bytes > guc::max_catch_up_bytes() {
+            missed.lost = Some("cursor_expired");
         }
         missed
     }
