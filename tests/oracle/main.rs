@@ -166,8 +166,7 @@ fn follow(client: &mut Client, tables: &[Table], mut dice: Dice, goal: &AtomicI3
             continue;
         }
         match dice.u32(..300) {
-            0 | 1 => client.resume(),
-            2 => {
+            0..=2 => {
                 client.leave();
                 client.come_back();
             }
