@@ -362,6 +362,10 @@ BEGIN
         END IF;
         RETURN;
     END IF;
+    IF tg_tag = 'DROP OWNED' THEN
+        PERFORM rte._note_grants(true);
+        RETURN;
+    END IF;
     IF tg_tag IN ('ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA') THEN
         PERFORM rte._mark(t.relation, 'S') FROM rte.registered_table t;
         RETURN;
@@ -414,11 +418,12 @@ BEGIN
     END LOOP;
     -- A capture trigger or a partition that is gone: whose root it was is not told, so all partitioned or uncaptured tables.
     IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
-               WHERE d.object_type IN ('trigger', 'table', 'type', 'policy', 'schema') AND NOT d.is_temporary) THEN
+               WHERE d.object_type IN ('trigger', 'table', 'type', 'policy', 'schema', 'index', 'table constraint')
+                 AND NOT d.is_temporary) THEN
         PERFORM rte._mark(t.relation, 'S')
         FROM rte.registered_table t
         JOIN pg_class c ON c.oid = t.relation
-        WHERE NOT rte._captured(t.relation)
+        WHERE NOT rte._captured(t.relation) OR rte._key_index(t.relation) IS NULL
            OR c.relkind = 'p' AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d WHERE d.object_type = 'table');
     END IF;
 END $$;
@@ -503,7 +508,7 @@ GRANT EXECUTE ON FUNCTION rte._workers(), rte._report(), rte._change_key(oid, in
 
 -- Last, or they would fire for what stands above.
 CREATE EVENT TRIGGER rte_on_ddl ON ddl_command_end
-    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA', 'GRANT', 'REVOKE')
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA', 'GRANT', 'REVOKE', 'DROP OWNED')
     EXECUTE FUNCTION rte._on_ddl();
 CREATE EVENT TRIGGER rte_on_drop ON sql_drop EXECUTE FUNCTION rte._on_drop();
 ALTER EVENT TRIGGER rte_on_ddl ENABLE ALWAYS;

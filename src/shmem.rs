@@ -120,7 +120,7 @@ pub struct Database {
 
 impl Database {
     pub fn has_feeder(&self) -> bool {
-        !self.feeder.load(Ordering::Acquire).is_null()
+        !self.feeder.load(Ordering::SeqCst).is_null()
     }
 }
 
@@ -388,14 +388,15 @@ impl Slot {
     pub fn attach_feeder(self) {
         let database = self.get();
         // SAFETY: plain read of this process' latch, which lives in shared memory.
-        database.feeder.store(unsafe { pg_sys::MyLatch }, Ordering::Release);
+        database.feeder.store(unsafe { pg_sys::MyLatch }, Ordering::SeqCst);
         database.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Wakes the feeder, if it wants that and nobody has yet.
     pub fn wake(self) {
         let database = self.get();
-        if database.pending.swap(true, Ordering::AcqRel) || !database.interested.load(Ordering::Acquire) {
+        // In one order with the feeder's own store and load: either it sees this commit, or we see its interest.
+        if database.pending.swap(true, Ordering::SeqCst) || !database.interested.load(Ordering::SeqCst) {
             return;
         }
         self.wake_always();

@@ -31,3 +31,30 @@ pub unsafe fn copy(snapshot: pg_sys::Snapshot) -> Snapshot {
         Snapshot::new(full_xid(s.xmax, next), xip.iter().map(|x| full_xid(*x, next)).collect())
     }
 }
+
+/// Durable before visible: a commit shows itself to snapshots after its record is in the log, and with
+/// `synchronous_commit = off` before that is on disk. So everything up to now goes to disk.
+pub fn flush_what_is_visible() {
+    // SAFETY: the snapshot is taken, so what it sees lies below the insert position.
+    unsafe {
+        if !pg_sys::RecoveryInProgress() {
+            pg_sys::XLogFlush(insert_end());
+        }
+    }
+}
+
+/// End of what is in the log. At a page's start the insert position lies behind the header of a page that
+/// has nothing yet, and flushing up to there is an error.
+fn insert_end() -> pg_sys::XLogRecPtr {
+    const SHORT_HEADER: u64 = 24;
+    const LONG_HEADER: u64 = 40;
+    // SAFETY: reads shared memory under its own lock, and a global that is set once.
+    let (position, segment) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64) };
+    if position % segment == LONG_HEADER {
+        position - LONG_HEADER
+    } else if position % u64::from(pg_sys::XLOG_BLCKSZ) == SHORT_HEADER {
+        position - SHORT_HEADER
+    } else {
+        position
+    }
+}

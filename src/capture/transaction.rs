@@ -33,16 +33,20 @@ struct Transaction {
     wrote_start: bool,
     /// Epoch in which a gap was written by this transaction.
     wrote_gap: Option<u32>,
-    /// Bytes written since the last look at the segment's size.
+}
+
+/// What a backend knows of the log, beyond a transaction.
+struct Log {
+    oids: [Option<Oid>; shmem::SEGMENTS],
+    /// Bytes written since the last look at the current segment's size.
     unlooked: usize,
-    /// Whether the segment was found to be far past its size.
+    /// Whether the segment was found to be far past its size; looked at each time while it is.
     full: bool,
-    /// Oid of the segment that was used last.
-    segment: Option<(usize, Oid)>,
 }
 
 thread_local! {
     static CURRENT: RefCell<Transaction> = RefCell::new(Transaction::default());
+    static LOG: RefCell<Log> = const { RefCell::new(Log { oids: [None; shmem::SEGMENTS], unlooked: 0, full: false }) };
     /// Epoch in which this backend has committed a gap.
     static GAP_MARKED: std::cell::Cell<Option<u32>> = const { std::cell::Cell::new(None) };
 }
@@ -52,6 +56,7 @@ pub fn register_callbacks() {
     // SAFETY: the functions have the right types and live as long as the process.
     unsafe {
         pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_subtransaction), std::ptr::null_mut());
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relcache), pg_sys::Datum::from(0));
     }
 }
@@ -59,6 +64,31 @@ pub fn register_callbacks() {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_relcache(_arg: pg_sys::Datum, relation: Oid) {
     relation::forget(relation);
+    LOG.with_borrow_mut(|log| {
+        if relation == Oid::INVALID || log.oids.contains(&Some(relation)) {
+            log.oids = [None; shmem::SEGMENTS];
+        }
+    });
+}
+
+/// What a subtransaction wrote goes with it. Which of our records it wrote is not known: they are written again, which
+/// does no harm.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut std::ffi::c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        // An error raised while a change is appended comes here with the state borrowed; the whole statement is lost then.
+        CURRENT.with(|t| {
+            if let Ok(mut t) = t.try_borrow_mut() {
+                t.wrote_start = false;
+                t.wrote_gap = None;
+            }
+        });
+    }
 }
 
 #[pgrx::pg_guard]
@@ -136,19 +166,8 @@ impl Transaction {
 
     fn append(&mut self, relation: Oid, fingerprint: i64, op: Op, cid: u32, images: [Option<&[u8]>; 3]) {
         let Some((segment, oid)) = self.current_segment() else { return };
-        self.unlooked += ROW + images.iter().flatten().map(|i| i.len()).sum::<usize>();
-        if self.seq == 0 || self.unlooked > LOOK {
-            self.unlooked = 0;
-            let size = segments::size_bytes(oid);
-            self.full = size > segments::hard_limit();
-            if size > segments::soft_limit() {
-                if let Some(slot) = self.slot {
-                    slot.advance(segment);
-                }
-                self.ask_for_rotation();
-            }
-        }
-        let full = self.slot.is_none() || self.full;
+        let bytes = ROW + images.iter().flatten().map(|i| i.len()).sum::<usize>();
+        let full = self.slot.is_none() || self.is_full(segment, oid, bytes);
         let (relation, fingerprint, op, images) = if full {
             if !self.gap_is_due() {
                 return;
@@ -195,6 +214,29 @@ impl Transaction {
         }
     }
 
+    /// Looks at the size of the segment now and then, and goes on in a spare one where it is full: the next row finds it.
+    /// `true`: it is so far past its size that nothing is written to it.
+    fn is_full(&self, segment: usize, oid: Oid, bytes: usize) -> bool {
+        let due = LOG.with_borrow_mut(|log| {
+            log.unlooked += bytes;
+            log.full || log.unlooked > LOOK
+        });
+        if !due {
+            return false;
+        }
+        // Not under the borrow: opening a relation may call `on_relcache`.
+        let size = segments::size_bytes(oid);
+        let full = size > segments::hard_limit();
+        LOG.with_borrow_mut(|log| (log.unlooked, log.full) = (0, full));
+        if size > segments::soft_limit() {
+            if let Some(slot) = self.slot {
+                slot.advance(segment);
+            }
+            self.ask_for_rotation();
+        }
+        full
+    }
+
     fn current_segment(&mut self) -> Option<(usize, Oid)> {
         let segment = match self.slot.and_then(Slot::segment) {
             Some(segment) => segment,
@@ -206,14 +248,16 @@ impl Transaction {
                 segment
             }
         };
-        match self.segment {
-            Some((known, oid)) if known == segment => Some((segment, oid)),
-            _ => {
+        let known = LOG.with_borrow(|log| log.oids[segment]);
+        let oid = match known {
+            Some(oid) => oid,
+            None => {
                 let oid = changelog::segment_oid(segment)?;
-                self.segment = Some((segment, oid));
-                self.segment
+                LOG.with_borrow_mut(|log| log.oids[segment] = Some(oid));
+                oid
             }
-        }
+        };
+        Some((segment, oid))
     }
 
     /// Whether the log must be told that changes are missing from it. With a feeder at work every
@@ -222,7 +266,8 @@ impl Transaction {
         let epoch = match self.slot {
             Some(slot) => {
                 let database = slot.get();
-                database.gap.store(true, std::sync::atomic::Ordering::Release);
+                // In one order with the feeder's arrival: either it sees the gap, or we see it.
+                database.gap.store(true, std::sync::atomic::Ordering::SeqCst);
                 let epoch = database.epoch.load(std::sync::atomic::Ordering::Acquire);
                 if database.has_feeder() {
                     let due = self.wrote_gap.is_none();
@@ -276,9 +321,28 @@ impl Transaction {
     }
 }
 
-/// The oldest transaction that may still write, in the 64-bit form.
+/// The oldest transaction that may still write and has begun since the server's start.
+///
+/// Transactions that were prepared before the start are older than it, and a boundary below it would not do: of two
+/// changes of a row, a cursor that is clamped there could get the earlier one again and not the later.
 pub fn oldest_running() -> u64 {
-    // SAFETY: takes its own locks; not in recovery, as we are writing.
-    let xid = unsafe { pg_sys::GetOldestActiveTransactionId() };
-    snapshot::full_xid(xid, snapshot::next_xid())
+    // SAFETY: the snapshot is read at once; in a transaction that has an id.
+    let (now, own) = unsafe {
+        let snapshot = snapshot::copy(pg_sys::GetLatestSnapshot());
+        (snapshot, pg_sys::GetTopFullTransactionId().value)
+    };
+    let next = snapshot::next_xid();
+    let prepared: Vec<u64> = pgrx::Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT transaction::pg_catalog.text AS xid FROM pg_catalog.pg_prepared_xact()",
+            None,
+            &[],
+        )?;
+        rows.filter_map(|row| row["xid"].value::<String>().transpose())
+            .map(|xid| xid.map(|xid| xid.parse::<u32>().map_or(0, |xid| snapshot::full_xid(xid.into(), next))))
+            .collect::<Result<Vec<u64>, pgrx::spi::Error>>()
+    })
+    .unwrap_or_else(|e| pgrx::error!("could not read the prepared transactions: {e}"));
+    let running = now.in_progress().iter().filter(|xid| !prepared.contains(xid)).min();
+    own.min(now.xmax()).min(running.copied().unwrap_or(u64::MAX))
 }

@@ -165,6 +165,19 @@ pub fn xids(segment: usize, delivered: &Snapshot) -> Xids {
     xids
 }
 
+/// Names the file that a segment lies in; zero where there is none. The lock that is taken holds off a rewrite until
+/// the end of the transaction.
+pub fn file_of(segment: usize) -> u32 {
+    let Some(oid) = segment_oid(segment) else { return 0 };
+    // SAFETY: opened and closed here.
+    unsafe {
+        let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
+        let file = (*(*rel).rd_rel).relfilenode.to_u32();
+        pg_sys::table_close(rel, pg_sys::NoLock as i32);
+        file
+    }
+}
+
 /// All segments' numbers.
 pub fn segments() -> impl Iterator<Item = usize> {
     0..shmem::SEGMENTS

@@ -11,6 +11,7 @@ use crate::changelog::reader::{self, Change};
 use crate::changelog::{Op, segments};
 use crate::compat;
 use crate::guc;
+use crate::snapshot;
 use crate::worker::process::Scratch;
 use pgrx::pg_sys::{self, Oid};
 use rte_core::{Cursor, Snapshot};
@@ -221,8 +222,8 @@ struct Missed {
 /// All changes that one of the places did not see, in order; nothing where they are more than a catch-up may be.
 ///
 /// # Safety
-/// `snapshot` is active.
-unsafe fn read_log(places: &[Snapshot], snapshot: pg_sys::Snapshot) -> Option<Vec<Change>> {
+/// `active` is active.
+unsafe fn read_log(places: &[Snapshot], active: pg_sys::Snapshot) -> Option<Vec<Change>> {
     let limit = guc::max_catch_up_bytes();
     let (mut changes, mut bytes) = (Vec::new(), 0);
     let over = std::cell::Cell::new(false);
@@ -232,7 +233,7 @@ unsafe fn read_log(places: &[Snapshot], snapshot: pg_sys::Snapshot) -> Option<Ve
             reader::scan(
                 segment,
                 None,
-                snapshot,
+                active,
                 |xid| !over.get() && places.iter().any(|p| !p.sees(xid)),
                 |change, _| {
                     bytes += change.size();
@@ -245,6 +246,8 @@ unsafe fn read_log(places: &[Snapshot], snapshot: pg_sys::Snapshot) -> Option<Ve
     if over.get() {
         return None;
     }
+    // What committed before this feeder's first tick, or while nobody was connected, went through no tick's flush.
+    snapshot::flush_what_is_visible();
     reader::sort(&mut changes);
     Some(changes)
 }

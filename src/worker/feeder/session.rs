@@ -8,11 +8,13 @@ use super::registry::{Refusal, Selection};
 use super::resume::Resuming;
 use crate::guc;
 use crate::job::{JobTable, SnapshotJob};
+use crate::shmem::{self, Kind};
 use pgrx::pg_sys::{self, Oid};
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId, ToFeeder};
 use rte_protocol::wire::{CloseCode, ErrorCode, Subscription};
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Attempts at the snapshot of a subscription, before it is ended.
 const MAX_FAILURES: u32 = 3;
@@ -57,12 +59,7 @@ impl Feeder {
                     self.shapes.release(subscribed.shape);
                 }
             }
-            ToFeeder::Close { session } => {
-                for subscribed in self.sessions.remove(&session).into_iter().flat_map(|s| s.subscriptions.into_values())
-                {
-                    self.shapes.release(subscribed.shape);
-                }
-            }
+            ToFeeder::Close { session } => self.forget(session),
             ToFeeder::SnapshotFailed { session, ids, code, message, hint } => {
                 self.read_again(session, &ids, &Refusal { code, message, hint });
             }
@@ -186,7 +183,10 @@ impl Feeder {
         let Ok(blob) = serde_json::to_vec(&job) else { return };
         let signed = rte_core::cursor::sign(&self.key, blob);
         self.send(&FromFeeder::Job { job: job.job, session, ids: names }, &[&signed]);
-        self.launch_query_workers(1);
+        // While one runs the gateway tells when it takes more.
+        if shmem::count_workers(Kind::QueryWorker, self.database) == 0 {
+            self.launch_query_workers(1);
+        }
     }
 
     /// Tries a snapshot again that a schema change came in the way of, or ends the subscription.
@@ -257,6 +257,37 @@ impl Feeder {
         }
     }
 
+    /// Looks again at who may stay, and at what they may read, where roles have changed.
+    pub(super) fn recheck_roles(&mut self) {
+        if !ROLES_CHANGED.swap(false, Ordering::Relaxed) || self.sessions.is_empty() {
+            return;
+        }
+        let now = let_in(None);
+        let gone: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| !now.as_ref().is_ok_and(|(role, _)| *role == s.role))
+            .map(|(id, _)| *id)
+            .collect();
+        for session in gone {
+            let (close, refusal) = match &now {
+                Err(NotLetIn { close, refusal }) => (*close, refusal.clone()),
+                Ok(_) => (CloseCode::Restart, Refusal::new(ErrorCode::Forbidden, "the session's role has changed", "")),
+            };
+            let Refusal { code, message, hint } = refusal;
+            self.send(&FromFeeder::Refused { session, close: close.code(), code, message, hint }, &[]);
+            self.forget(session);
+        }
+        self.refresh_registry();
+        self.recheck_access();
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        for subscribed in self.sessions.remove(&session).into_iter().flat_map(|s| s.subscriptions.into_values()) {
+            self.shapes.release(subscribed.shape);
+        }
+    }
+
     /// Looks again at what every session may read: grants have changed.
     pub(super) fn recheck_access(&mut self) {
         let mut tables: Vec<Oid> = Vec::new();
@@ -278,6 +309,27 @@ impl Feeder {
             self.resynchronise(table, "access_changed");
         }
     }
+}
+
+/// Set when roles, their memberships or the settings have changed, which leaves no marker in the log.
+static ROLES_CHANGED: AtomicBool = AtomicBool::new(false);
+
+/// Makes changes of roles known to [`Feeder::recheck_roles`]. Once per process.
+pub fn watch_roles() {
+    use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID};
+    for cache in [AUTHMEMROLEMEM, AUTHOID] {
+        // SAFETY: the function has the right type and lives as long as the process.
+        unsafe { pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(on_role_change), pg_sys::Datum::from(0)) };
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_role_change(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    roles_changed();
+}
+
+pub fn roles_changed() {
+    ROLES_CHANGED.store(true, Ordering::Relaxed);
 }
 
 /// The role of a session: its oid and name.

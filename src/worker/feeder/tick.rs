@@ -6,7 +6,7 @@
 //! thread only, in a transaction.
 
 use crate::changelog::reader::{self, Change};
-use crate::shmem::{Announcement, Range, Slot};
+use crate::shmem::{Announcement, Range, SEGMENTS, Slot};
 use pgrx::pg_sys;
 use rte_core::{Snapshot, Xid};
 use std::collections::HashMap;
@@ -17,6 +17,8 @@ pub struct Pending {
     ranges: HashMap<Xid, Vec<Range>>,
     announced: Vec<Announcement>,
     overflow: Vec<Range>,
+    /// File of each segment when it was last read: a rewrite (VACUUM FULL, CLUSTER) moves rows.
+    files: [u32; SEGMENTS],
     /// Set until the log was read once: announcements made before this feeder ran are not known.
     started: bool,
 }
@@ -50,6 +52,7 @@ impl Pending {
             for range in std::mem::take(&mut self.overflow) {
                 self.search(range, before);
             }
+            self.notice_rewrites();
             let mut ready = Vec::new();
             self.ranges.retain(|xid, ranges| {
                 let ended = after.sees(*xid);
@@ -67,6 +70,23 @@ impl Pending {
                 }
             }
             changes
+        }
+    }
+
+    /// Where a segment was rewritten, rows may lie anywhere in it.
+    fn notice_rewrites(&mut self) {
+        let mut used = [false; SEGMENTS];
+        for range in self.ranges.values().flatten() {
+            used[range.segment as usize] = true;
+        }
+        for segment in (0..SEGMENTS).filter(|n| used[*n]) {
+            let file = reader::file_of(segment);
+            if std::mem::replace(&mut self.files[segment], file) == file {
+                continue;
+            }
+            for range in self.ranges.values_mut().flatten().filter(|r| r.segment as usize == segment) {
+                (range.first, range.last) = (0, u32::MAX);
+            }
         }
     }
 

@@ -99,7 +99,7 @@ fn read(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), Interrupted> {
     let work = accept(job, blob)?;
     let role = pg_sys::Oid::from(work.role);
     check_role(role)?;
-    flush_what_is_visible();
+    snapshot::flush_what_is_visible();
     // SAFETY: the transaction's snapshot, an MVCC one; during recovery no job is handed out.
     let taken = unsafe { snapshot::copy(pg_sys::GetActiveSnapshot()) };
     link.send(&FromWorker::Begin { job, snapshot: taken.to_string() }, &[])?;
@@ -138,33 +138,6 @@ fn check_role(role: pg_sys::Oid) -> Result<(), Failure> {
         (false, _) => Err(Failure::forbidden("the session's role does not exist")),
         (true, true) => Err(Failure::forbidden("the session's role is exempt from row-level security")),
         (true, false) => Ok(()),
-    }
-}
-
-/// Durable before visible: a commit shows itself to snapshots after its record is in the log, and with
-/// `synchronous_commit = off` before that is on disk. So everything up to now goes to disk.
-fn flush_what_is_visible() {
-    // SAFETY: the snapshot is taken, so what it sees lies below the insert position.
-    unsafe {
-        if !pg_sys::RecoveryInProgress() {
-            pg_sys::XLogFlush(insert_end());
-        }
-    }
-}
-
-/// End of what is in the log. At a page's start the insert position lies behind the header of a page that
-/// has nothing yet, and flushing up to there is an error.
-fn insert_end() -> pg_sys::XLogRecPtr {
-    const SHORT_HEADER: u64 = 24;
-    const LONG_HEADER: u64 = 40;
-    // SAFETY: reads shared memory under its own lock, and a global that is set once.
-    let (position, segment) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64) };
-    if position % segment == LONG_HEADER {
-        position - LONG_HEADER
-    } else if position % u64::from(pg_sys::XLOG_BLCKSZ) == SHORT_HEADER {
-        position - SHORT_HEADER
-    } else {
-        position
     }
 }
 
