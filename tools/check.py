@@ -108,6 +108,7 @@ def packages(names):
 def lint(report, shell_version):
     report.step("formatting", lambda: report.cargo("fmt", "--all", "--check"))
     report.step("borders between the crates", borders)
+    report.step("documents against the code", documents)
     report.step(
         "clippy on the crates",
         lambda: report.cargo("clippy", *packages([*PURE, "rte-tests"]), "--all-targets", "--", "-D", "warnings"),
@@ -121,6 +122,10 @@ def clippy_shell(report, version):
         "clippy", "-p", "whagons_rte", "--lib", "--no-default-features", "--features", f"pg{version}",
         PGRX_PG_CONFIG_PATH=home(version) / "pg_config", **libclang_environment(),
     )  # fmt: skip
+
+
+def documents():
+    return subprocess.run([sys.executable, ROOT / "tools/check_docs.py"], cwd=ROOT).returncode == 0
 
 
 def borders():

@@ -31,8 +31,9 @@ macro_rules! sql_function {
         #[pgrx::pg_guard]
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $name(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+            let body = $body;
             // SAFETY: Postgres calls it with a valid call info.
-            unsafe { $body(fcinfo) }
+            unsafe { body(fcinfo) }
         }
     };
 }

@@ -1,7 +1,7 @@
 //! What capture knows of a table, per backend: its root, its key, its fingerprint. Dropped on relcache
 //! invalidation, so it is never older than the lock that the writer holds. Main thread only.
 
-use crate::changelog::relation_oid;
+use crate::changelog::for_each_row;
 use crate::compat;
 use pgrx::pg_sys::{self, Oid};
 use std::cell::RefCell;
@@ -106,24 +106,8 @@ unsafe fn load(rel: pg_sys::Relation, clone: bool) -> Info {
 
 /// Whether a table is in `rte.registered_table`. Needs no privilege: read below SQL.
 pub fn is_registered(oid: Oid) -> bool {
-    let Some(registered) = relation_oid("registered_table") else { return false };
     let mut found = false;
-    // SAFETY: an ordinary catalog-style scan; the first column is the table's oid.
-    unsafe {
-        let rel = pg_sys::table_open(registered, pg_sys::AccessShareLock as i32);
-        let scan = pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
-        loop {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() || found {
-                break;
-            }
-            let mut null = false;
-            let value = pg_sys::heap_getattr(tuple, 1, (*rel).rd_att, &mut null);
-            found = !null && Oid::from(value.value() as u32) == oid;
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(rel, pg_sys::AccessShareLock as i32);
-    }
+    for_each_row("registered_table", |values, _| found |= Oid::from(values[0].value() as u32) == oid);
     found
 }
 

@@ -108,6 +108,29 @@ pub fn relation_oid(name: &str) -> Option<Oid> {
     (oid != Oid::INVALID).then_some(oid)
 }
 
+/// Reads all rows of a small table of the schema `rte` as committed now: values and nulls of its columns. Needs no
+/// privilege, because it is not SQL. In a transaction.
+pub fn for_each_row(name: &str, mut f: impl FnMut(&[Datum], &[bool])) {
+    let Some(oid) = relation_oid(name) else { return };
+    // SAFETY: an ordinary catalog-style scan; the arrays have the descriptor's length.
+    unsafe {
+        let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
+        let columns = (*(*rel).rd_att).natts as usize;
+        let (mut values, mut nulls) = (vec![Datum::from(0); columns], vec![false; columns]);
+        let scan = pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            pg_sys::heap_deform_tuple(tuple, (*rel).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            f(&values, &nulls);
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(rel, pg_sys::AccessShareLock as i32);
+    }
+}
+
 /// Oid of a segment.
 pub fn segment_oid(segment: usize) -> Option<Oid> {
     debug_assert!(segment < shmem::SEGMENTS);

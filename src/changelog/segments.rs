@@ -4,7 +4,7 @@
 //! wrote to it has ended (its lock tells), and the cut leaves a *horizon*, a snapshot: a cursor goes on
 //! only if it contains every horizon, hence missed nothing that was in a segment that is gone. Main thread only.
 
-use super::{reader, relation_oid, segment_oid};
+use super::{for_each_row, reader, relation_oid, segment_oid};
 use crate::capture::oldest_running;
 use crate::{guc, shmem, snapshot};
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -56,31 +56,17 @@ pub fn newest() -> Option<usize> {
 
 /// All rows of `rte.log_segment` as committed now. Needs no privilege: read below SQL.
 pub fn all() -> Vec<Segment> {
-    let Some(oid) = relation_oid("log_segment") else { return Vec::new() };
     let mut segments = Vec::new();
-    // SAFETY: an ordinary catalog-style scan; columns as sql/whagons_rte--*.sql declares them.
-    unsafe {
-        let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
-        let scan = pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
-        loop {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
-            let mut values = [Datum::from(0); 4];
-            let mut nulls = [false; 4];
-            pg_sys::heap_deform_tuple(tuple, (*rel).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-            let horizon = (!nulls[3]).then(|| text(values[3])).and_then(|t| t.parse().ok());
-            segments.push(Segment {
-                number: values[0].value() as usize,
-                generation: values[1].value() as i64,
-                opened_at: values[2].value() as i64,
-                horizon,
-            });
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(rel, pg_sys::AccessShareLock as i32);
-    }
+    for_each_row("log_segment", |values, nulls| {
+        // SAFETY: the column is a text, and not null.
+        let horizon = (!nulls[3]).then(|| unsafe { text(values[3]) }).and_then(|t| t.parse().ok());
+        segments.push(Segment {
+            number: values[0].value(),
+            generation: values[1].value() as i64,
+            opened_at: values[2].value() as i64,
+            horizon,
+        });
+    });
     segments.retain(|s| s.number < shmem::SEGMENTS);
     segments.sort_by_key(|s| s.number);
     segments
@@ -125,29 +111,14 @@ pub struct Start {
 
 /// All starts that were written down, as committed now.
 pub fn starts() -> Vec<Start> {
-    let Some(oid) = relation_oid("server_start") else { return Vec::new() };
     let mut starts = Vec::new();
-    // SAFETY: as in `all`.
-    unsafe {
-        let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
-        let scan = pg_sys::systable_beginscan(rel, Oid::INVALID, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
-        loop {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
-            let mut values = [Datum::from(0); 4];
-            let mut nulls = [false; 4];
-            pg_sys::heap_deform_tuple(tuple, (*rel).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-            starts.push(Start {
-                start: values[0].value() as u64,
-                boundary: values[1].value() as u64,
-                lsn: values[2].value() as u64,
-            });
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(rel, pg_sys::AccessShareLock as i32);
-    }
+    for_each_row("server_start", |values, _| {
+        starts.push(Start {
+            start: values[0].value() as u64,
+            boundary: values[1].value() as u64,
+            lsn: values[2].value() as u64,
+        });
+    });
     starts
 }
 

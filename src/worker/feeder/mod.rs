@@ -285,6 +285,7 @@ impl Feeder {
 
     /// A tick, in which a value that cannot be shown costs its table, not the feeder. Any other error ends the
     /// process, which is started again.
+    #[allow(clippy::result_large_err, reason = "pgrx's type of error")]
     fn guarded_tick(&mut self, messages: &mut Vec<ToFeeder>, in_use: bool) -> After {
         self.encoding = None;
         let this = std::panic::AssertUnwindSafe((&mut *self, messages));
