@@ -224,7 +224,9 @@ pub fn answer(request: &Request, peer: SocketAddr, config: &GatewayConfig, metri
         "OPTIONS" => return Answer::new(204, "text/plain", String::new()),
         _ => return Answer::error(405, "only GET is answered here", None),
     }
-    let trusted = peer.ip().to_canonical().is_loopback();
+    // A proxy on this host speaks for others, and says so.
+    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|h| request.header(h).is_some());
+    let trusted = peer.ip().to_canonical().is_loopback() && !forwarded;
     match request.path.as_str() {
         "/health" => health(metrics),
         "/metrics" | "/stats" if !trusted => {

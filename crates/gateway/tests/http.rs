@@ -36,6 +36,8 @@ fn figures_and_the_page_are_served() {
     let (code, text) = gateway.get("/metrics");
     assert_eq!(code, 200);
     assert!(text.contains("\nrte_deliveries_total 1\n"), "{text}");
+    let behind_a_proxy = "GET /stats HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
+    assert_eq!(gateway.http(behind_a_proxy).0, 403);
     let (code, text) = gateway.get("/");
     assert_eq!(code, 200);
     assert!(text.contains("Content-Security-Policy: default-src 'none'"), "{text}");

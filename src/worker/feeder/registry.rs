@@ -118,7 +118,11 @@ impl Registry {
         let mut tables: Vec<TableInfo> = self
             .tables
             .values()
-            .filter(|t| t.captured && !t.has_policies && !t.granted(role).is_empty())
+            .filter(|t| t.captured && !t.has_policies)
+            .filter(|t| {
+                let granted = t.granted(role);
+                t.key.iter().all(|k| granted.iter().any(|c| c.number == *k))
+            })
             .map(|t| TableInfo { name: format!("{}.{}", t.schema, t.name), key: t.names(&t.key) })
             .collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
