@@ -52,8 +52,10 @@ impl History {
         cursor.contains(&self.base)
     }
 
-    /// The changes, oldest first, in an order in which they can be applied.
-    pub fn changes(&self) -> impl Iterator<Item = &Change> {
-        self.ticks.iter().flat_map(|t| t.changes.iter())
+    /// The changes that `place` has not seen, in an order in which they can be applied.
+    pub fn since<'a>(&'a self, place: &'a Snapshot) -> impl Iterator<Item = &'a Change> {
+        // Ticks are looked at newest first to find where to begin: most who come back were away for a moment.
+        let begin = self.ticks.iter().rposition(|t| place.contains(&t.after)).map_or(0, |at| at + 1);
+        self.ticks.range(begin..).flat_map(|t| t.changes.iter()).filter(|c| !place.sees(c.xid))
     }
 }

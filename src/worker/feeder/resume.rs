@@ -17,7 +17,8 @@ use pgrx::pg_sys::{self, Oid};
 use rte_core::{Cursor, Snapshot};
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId};
 use rte_protocol::wire::{ErrorCode, Subscription};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
 
 /// Where a client stands.
 pub enum Place {
@@ -88,6 +89,7 @@ impl Feeder {
             .collect();
         // SAFETY: the caller's promise.
         let logged = (!needed.is_empty()).then(|| unsafe { read_log(&needed, snapshot) });
+        let mut known: HashMap<Snapshot, Rc<Missed>> = HashMap::new();
         let mut groups: BTreeMap<String, Vec<(SessionId, Vec<ShapeId>)>> = BTreeMap::new();
         for Resuming { session, place, subscriptions } in resuming {
             let lost = match &place {
@@ -104,14 +106,20 @@ impl Feeder {
                     Err(refusal) => self.refuse(session, &subscription.id, refusal),
                 }
             }
-            let tables: Vec<Oid> = wanted.iter().map(|(_, table)| *table).collect();
             let missed = match (&place, lost) {
-                (Place::At(place), None) => self.missed(place, &tables, logged.as_ref().and_then(Option::as_deref)),
-                _ => Missed { lost: lost.or(Some("cursor_expired")), redefined: Vec::new() },
+                (Place::At(place), None) => known
+                    .entry(place.clone())
+                    .or_insert_with(|| Rc::new(self.missed(place, logged.as_ref().and_then(Option::as_deref))))
+                    .clone(),
+                _ => Rc::new(Missed { lost: lost.or(Some("cursor_expired")), ..Missed::default() }),
             };
+            let tables: HashSet<Oid> = wanted.iter().map(|(_, table)| *table).collect();
+            let bytes: usize = tables.iter().filter_map(|table| missed.bytes.get(table)).sum();
+            let too_much = (bytes > guc::max_catch_up_bytes()).then_some("cursor_expired");
             let (mut anew, mut shapes) = (Vec::new(), Vec::new());
             for (subscription, table) in wanted {
-                let reason = missed.lost.or_else(|| missed.redefined.iter().find(|r| r.0 == table).map(|r| r.1));
+                let reason =
+                    missed.lost.or(too_much).or_else(|| missed.redefined.iter().find(|r| r.0 == table).map(|r| r.1));
                 if let Some(reason) = reason {
                     let message =
                         FromFeeder::Resync { session, id: subscription.id.clone(), reason: reason.to_owned() };
@@ -148,34 +156,28 @@ impl Feeder {
 
     fn changes_for<'a>(
         &'a self,
-        place: &Snapshot,
+        place: &'a Snapshot,
         logged: Option<&'a [Change]>,
     ) -> Box<dyn Iterator<Item = &'a Change> + 'a> {
-        let place = place.clone();
-        if self.history.covers(&place) {
-            Box::new(self.history.changes().filter(move |c| !place.sees(c.xid)))
+        if self.history.covers(place) {
+            Box::new(self.history.since(place))
         } else {
-            Box::new(logged.unwrap_or_default().iter().filter(move |c| !place.sees(c.xid)))
+            Box::new(logged.unwrap_or_default().iter().filter(|c| !place.sees(c.xid)))
         }
     }
 
-    /// What stands in the way of going on from a place with copies of these tables.
-    fn missed(&self, place: &Snapshot, tables: &[Oid], logged: Option<&[Change]>) -> Missed {
-        let mut missed = Missed { lost: None, redefined: Vec::new() };
-        let mut bytes = 0;
+    /// What stands in the way of going on from a place.
+    fn missed(&self, place: &Snapshot, logged: Option<&[Change]>) -> Missed {
+        let mut missed = Missed::default();
         for change in self.changes_for(place, logged) {
             match change.op {
                 Op::Gap => missed.lost = Some("cursor_expired"),
                 Op::Access => missed.redefined.push((change.relation, "access_changed")),
                 Op::Redefined | Op::TruncatePart => missed.redefined.push((change.relation, "schema_changed")),
-                Op::Insert | Op::Update | Op::Delete | Op::Truncate if tables.contains(&change.relation) => {
-                    bytes += change.size();
+                Op::Insert | Op::Update | Op::Delete | Op::Truncate => {
+                    *missed.bytes.entry(change.relation).or_default() += change.size();
                 }
-                Op::Insert | Op::Update | Op::Delete | Op::Truncate => {}
             }
-        }
-        if bytes > guc::max_catch_up_bytes() {
-            missed.lost = Some("cursor_expired");
         }
         missed
     }
@@ -213,10 +215,13 @@ impl Feeder {
     }
 }
 
+/// What lies between a place and now; found once for all who come back from there.
+#[derive(Default)]
 struct Missed {
     lost: Option<&'static str>,
     /// Tables whose copies cannot be continued, and why.
     redefined: Vec<(Oid, &'static str)>,
+    bytes: HashMap<Oid, usize>,
 }
 
 /// All changes that one of the places did not see, in order; nothing where they are more than a catch-up may be.
