@@ -258,6 +258,9 @@ DECLARE
     bad    text;
     hidden text;
 BEGIN
+    IF relation IS NULL THEN
+        RAISE EXCEPTION 'no table was given' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
     SELECT * INTO class FROM pg_class c WHERE c.oid = relation;
     IF class.relkind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION 'cannot register "%": not a table', class.relname

@@ -13,6 +13,11 @@ unsafe extern "C-unwind" {
     pub fn datum_image_eq(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, len: c_int) -> bool;
     pub fn readTimeLineHistory(target: TimeLineID) -> *mut pg_sys::List;
     pub fn get_partition_ancestors(relid: Oid) -> *mut pg_sys::List;
+    pub fn find_all_inheritors(
+        parent: Oid,
+        lock: pg_sys::LOCKMODE,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
 }
 
 /// WAL position where the server's history left `timeline`; `None` where it was never on it.

@@ -68,6 +68,9 @@ pub struct Feeder {
     shapes: Shapes,
     sessions: HashMap<SessionId, Session>,
     last_job: u64,
+    /// Snapshots that found a table locked, and when they are ordered again.
+    postponed: Vec<(SessionId, Vec<String>)>,
+    postponed_until: Instant,
     /// A `Commit` is wanted even if nothing happened.
     commit_due: bool,
     /// Tables whose images could not be read: they are resynchronised.
@@ -190,6 +193,8 @@ impl Feeder {
             shapes: Shapes::default(),
             sessions: HashMap::new(),
             last_job: 0,
+            postponed: Vec::new(),
+            postponed_until: now,
             commit_due: true,
             stale: Vec::new(),
             suspects: gap.then_some(next),
@@ -241,6 +246,7 @@ impl Feeder {
             if now >= self.upkeep_at || self.slot.get().rotate.swap(false, Ordering::AcqRel) {
                 self.upkeep_at = self.upkeep(now);
             }
+            self.order_postponed(now);
             self.flush();
             self.sleep(polled_at + poll, in_use);
         }
@@ -259,6 +265,9 @@ impl Feeder {
         // Looked at after the flag of interest was set: a commit from here on sets the latch.
         if self.slot.get().pending.load(Ordering::SeqCst) && in_use {
             until = until.min(self.tick_at);
+        }
+        if !self.postponed.is_empty() {
+            until = until.min(self.postponed_until);
         }
         if self.link.is_none() {
             until = until.min(self.retry_at);
@@ -585,6 +594,7 @@ impl Feeder {
         self.sessions.clear();
         self.shapes.clear();
         self.stale.clear();
+        self.postponed.clear();
     }
 }
 

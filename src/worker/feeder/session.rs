@@ -15,7 +15,10 @@ use rte_protocol::wire::{CloseCode, ErrorCode, Subscription};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+/// Between attempts at the snapshot of a table that somebody holds locked.
+const POSTPONED: Duration = Duration::from_millis(250);
 /// Attempts at the snapshot of a subscription, before it is ended.
 const MAX_FAILURES: u32 = 3;
 
@@ -189,8 +192,23 @@ impl Feeder {
         }
     }
 
+    /// Orders the snapshots again that found a table locked.
+    pub(super) fn order_postponed(&mut self, now: Instant) {
+        if !self.postponed.is_empty() && now >= self.postponed_until {
+            for (session, ids) in std::mem::take(&mut self.postponed) {
+                self.order_snapshot(session, &ids);
+            }
+        }
+    }
+
     /// Tries a snapshot again that a schema change came in the way of, or ends the subscription.
     fn read_again(&mut self, session: SessionId, ids: &[String], why: &Refusal) {
+        if why.code == ErrorCode::NotReady {
+            // A table was locked. Nothing of the job was sent, so it is done another time.
+            self.postponed.push((session, ids.to_vec()));
+            self.postponed_until = Instant::now() + POSTPONED;
+            return;
+        }
         self.registry.invalidate();
         self.refresh_registry();
         let mut again = Vec::new();

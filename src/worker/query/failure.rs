@@ -18,6 +18,11 @@ impl Failure {
         Self { code: ErrorCode::Forbidden, message, hint: None }
     }
 
+    /// Nothing was sent yet; the feeder tries again by itself.
+    pub(super) const fn not_ready() -> Self {
+        Self { code: ErrorCode::NotReady, message: "a table is locked for a change of its definition", hint: None }
+    }
+
     pub(super) const fn unknown_table() -> Self {
         Self { code: ErrorCode::UnknownTable, message: "table does not exist or may not be read", hint: None }
     }

@@ -5,7 +5,8 @@ use super::link::{Link, LinkError};
 use super::rows::{Receiver, Stop};
 use super::table::Query;
 use crate::job::SnapshotJob;
-use crate::{secret, snapshot};
+use crate::worker::process;
+use crate::{compat, secret, snapshot};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use rte_core::cursor;
@@ -47,8 +48,11 @@ impl From<LinkError> for Interrupted {
 /// Reads the job's tables and sends their rows.
 pub(super) fn run(link: &mut Link, job: JobId, blob: &[u8]) -> Outcome {
     PgTryBuilder::new(AssertUnwindSafe(|| {
-        begin();
-        match read(link, job, blob) {
+        let work = match accepted(job, blob) {
+            Ok(work) => work,
+            Err(failure) => return Outcome::Failed(failure),
+        };
+        match read(link, job, &work) {
             Ok(()) => {
                 commit();
                 Outcome::Done
@@ -71,14 +75,52 @@ pub(super) fn run(link: &mut Link, job: JobId, blob: &[u8]) -> Outcome {
     .execute()
 }
 
-/// Opens a transaction that reads, and takes its one snapshot.
-fn begin() {
+/// The job, if it may be done; looked at in a transaction of its own.
+fn accepted(job: JobId, blob: &[u8]) -> Result<SnapshotJob, Failure> {
+    process::transaction(|_| {
+        let work = accept(job, blob)?;
+        check_role(pg_sys::Oid::from(work.role))?;
+        Ok(work)
+    })
+}
+
+/// Opens a transaction that reads, locks its tables, and only then takes its one snapshot: a schema change that was
+/// waited for is seen by it, or a rewritten table would look empty.
+///
+/// A table that somebody holds locked is not waited for, because others want their snapshots from this worker; nothing was
+/// sent yet, so the job can be done another time.
+fn begin(work: &SnapshotJob) -> Result<(), Failure> {
     // SAFETY: no transaction is open; the two settings are made before the first snapshot is taken.
     unsafe {
         pg_sys::StartTransactionCommand();
         pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as i32;
         pg_sys::XactReadOnly = true;
+        for table in &work.tables {
+            if !lock(pg_sys::Oid::from(table.relation)) {
+                return Err(Failure::not_ready());
+            }
+        }
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    }
+    Ok(())
+}
+
+/// Locks a table and its partitions; `false` where that would have to wait. The lock is kept until the transaction ends.
+///
+/// # Safety
+/// In a transaction.
+unsafe fn lock(table: pg_sys::Oid) -> bool {
+    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: the caller's promise; the list's elements are oids. Its other partitions stay while the root is locked.
+    unsafe {
+        if !pg_sys::ConditionalLockRelationOid(table, mode) {
+            return false;
+        }
+        if pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
+            return true;
+        }
+        let all = compat::find_all_inheritors(table, pg_sys::NoLock as pg_sys::LOCKMODE, core::ptr::null_mut());
+        (0..compat::list_length(all)).all(|i| pg_sys::ConditionalLockRelationOid(pg_sys::list_nth_oid(all, i), mode))
     }
 }
 
@@ -95,15 +137,13 @@ fn abort() {
     unsafe { pg_sys::AbortCurrentTransaction() };
 }
 
-fn read(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), Interrupted> {
-    let work = accept(job, blob)?;
-    let role = pg_sys::Oid::from(work.role);
-    check_role(role)?;
+fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupted> {
+    begin(work)?;
     snapshot::flush_what_is_visible();
     // SAFETY: the transaction's snapshot, an MVCC one; during recovery no job is handed out.
     let taken = unsafe { snapshot::copy(pg_sys::GetActiveSnapshot()) };
     link.send(&FromWorker::Begin { job, snapshot: taken.to_string() }, &[])?;
-    let own = act_as(role);
+    let own = act_as(pg_sys::Oid::from(work.role));
     for (index, table) in work.tables.iter().enumerate() {
         let query = Query::of(table)?;
         #[allow(clippy::cast_possible_truncation, reason = "a job of 1 MiB has fewer tables")]
