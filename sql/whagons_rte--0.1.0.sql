@@ -212,10 +212,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rte._drop_triggers(oid) IS 'Drops the capture triggers of a table and its partitions';
 
--- Whether every change of the table is captured: the trigger is there and always enabled, on partitions too.
+-- Whether every change of the table is captured: the triggers are there and always enabled, on partitions too, and no
+-- crash empties it.
 CREATE FUNCTION rte._captured(relation oid) RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT bool_and(EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.oid AND t.tgname = '!rte_capture' AND t.tgenabled = 'A')
-                AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.oid AND t.tgname = '!rte_capture_truncate' AND t.tgenabled = 'A'))
+                AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.oid AND t.tgname = '!rte_capture_truncate' AND t.tgenabled = 'A')
+                AND EXISTS (SELECT FROM pg_class c WHERE c.oid = r.oid AND c.relpersistence = 'p'))
     FROM (SELECT t.relid AS oid FROM pg_partition_tree(relation) t UNION SELECT relation) r
 $$;
 COMMENT ON FUNCTION rte._captured(oid) IS 'Whether all capture triggers of a table are in place and enabled';
