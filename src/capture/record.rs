@@ -3,7 +3,8 @@
 //! An image holds no pointer out of itself: values that TOAST moved out of line are fetched back in, unless
 //! an update left them alone; those are left out and named in the [`Mask`]. Main thread only.
 
-use super::relation::Info;
+use super::relation::{Column, Info};
+use crate::changelog::Bytea;
 use crate::compat;
 use pgrx::pg_sys::{self, Datum};
 
@@ -12,9 +13,9 @@ const SKIPPED: usize = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_infom
 
 /// What an update keeps.
 pub struct Update {
-    pub new: Vec<u8>,
-    pub old: Vec<u8>,
-    pub mask: Vec<u8>,
+    pub new: Bytea,
+    pub old: Bytea,
+    pub mask: Bytea,
 }
 
 /// Which attributes an update changed, and which values an image leaves out.
@@ -102,16 +103,17 @@ unsafe fn has_external(tuple: pg_sys::HeapTuple) -> bool {
 
 /// # Safety
 /// `tuple` is valid.
-unsafe fn image(tuple: pg_sys::HeapTuple) -> Vec<u8> {
+unsafe fn image(tuple: pg_sys::HeapTuple) -> Bytea {
     // SAFETY: a tuple has t_len bytes at t_data.
-    unsafe { std::slice::from_raw_parts((*tuple).t_data.cast::<u8>(), (*tuple).t_len as usize)[SKIPPED..].to_vec() }
+    let bytes = unsafe { std::slice::from_raw_parts((*tuple).t_data.cast::<u8>(), (*tuple).t_len as usize) };
+    Bytea::new(&bytes[SKIPPED..])
 }
 
 /// The image of a whole row.
 ///
 /// # Safety
 /// `tuple` is a row of the table of `info` (or of its partition).
-pub unsafe fn whole(info: &Info, tuple: pg_sys::HeapTuple) -> Vec<u8> {
+pub unsafe fn whole(info: &Info, tuple: pg_sys::HeapTuple) -> Bytea {
     // SAFETY: the caller's promise.
     unsafe {
         let tuple = rooted(info, tuple);
@@ -131,15 +133,14 @@ pub unsafe fn update(info: &Info, old: pg_sys::HeapTuple, new: pg_sys::HeapTuple
         let mut mask = MaskBuilder::new(count);
         let mut old_nulls = vec![true; count];
         let (mut any, mut key) = (false, false);
-        for i in 0..count {
-            let a = compat::attribute(info.desc, i);
-            if same(a, (old.values[i], old.nulls[i]), (new.values[i], new.nulls[i])) {
+        for (i, old_null) in old_nulls.iter_mut().enumerate() {
+            if same(info.columns[i], (old.values[i], old.nulls[i]), (new.values[i], new.nulls[i])) {
                 continue;
             }
             any = true;
             key |= info.key.contains(&(i as i16 + 1));
             mask.set_changed(i);
-            old_nulls[i] = old.nulls[i];
+            *old_null = old.nulls[i];
         }
         if !any {
             return None;
@@ -151,10 +152,7 @@ pub unsafe fn update(info: &Info, old: pg_sys::HeapTuple, new: pg_sys::HeapTuple
             image(compat::toast_flatten_tuple(new.tuple, info.desc))
         } else {
             for i in 0..count {
-                if !mask_changed(&mask, i)
-                    && !new.nulls[i]
-                    && is_external(compat::attribute(info.desc, i), new.values[i])
-                {
+                if !mask_changed(&mask, i) && !new.nulls[i] && is_external(info.columns[i], new.values[i]) {
                     mask.set_left_out(i);
                     new.nulls[i] = true;
                 }
@@ -165,12 +163,12 @@ pub unsafe fn update(info: &Info, old: pg_sys::HeapTuple, new: pg_sys::HeapTuple
         // Of the old row: what changed, and out-of-line values as they are only where nobody else can tell them.
         let mut old_values = old.values;
         for i in 0..count {
-            if !old_nulls[i] && is_external(compat::attribute(info.desc, i), old_values[i]) {
+            if !old_nulls[i] && is_external(info.columns[i], old_values[i]) {
                 old_values[i] = Datum::from(pg_sys::pg_detoast_datum(old_values[i].cast_mut_ptr()));
             }
         }
         let tuple = pg_sys::heap_form_tuple(info.desc, old_values.as_mut_ptr(), old_nulls.as_mut_ptr());
-        Some(Update { new: new_image, old: image(tuple), mask: mask.0 })
+        Some(Update { new: new_image, old: image(tuple), mask: Bytea::new(&mask.0) })
     }
 }
 
@@ -178,16 +176,16 @@ pub unsafe fn update(info: &Info, old: pg_sys::HeapTuple, new: pg_sys::HeapTuple
 ///
 /// # Safety
 /// `tuple` is a row of the table of `info` (or of its partition).
-pub unsafe fn deleted(info: &Info, tuple: pg_sys::HeapTuple) -> (Vec<u8>, Vec<u8>) {
+pub unsafe fn deleted(info: &Info, tuple: pg_sys::HeapTuple) -> (Bytea, Bytea) {
     // SAFETY: the caller's promise; the arrays have the descriptor's length.
     unsafe {
         let mut row = deform(info, tuple);
         let mut mask = MaskBuilder::new(row.values.len());
         if !has_external(row.tuple) {
-            return (image(row.tuple), mask.0);
+            return (image(row.tuple), Bytea::new(&mask.0));
         }
         for i in 0..row.values.len() {
-            if row.nulls[i] || !is_external(compat::attribute(info.desc, i), row.values[i]) {
+            if row.nulls[i] || !is_external(info.columns[i], row.values[i]) {
                 continue;
             }
             if info.key.contains(&(i as i16 + 1)) {
@@ -198,7 +196,7 @@ pub unsafe fn deleted(info: &Info, tuple: pg_sys::HeapTuple) -> (Vec<u8>, Vec<u8
             }
         }
         let tuple = pg_sys::heap_form_tuple(info.desc, row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
-        (image(tuple), mask.0)
+        (image(tuple), Bytea::new(&mask.0))
     }
 }
 
@@ -207,29 +205,39 @@ fn mask_changed(mask: &MaskBuilder, i: usize) -> bool {
 }
 
 /// # Safety
-/// The value is of the attribute's type and not null.
-unsafe fn is_external(a: &pg_sys::FormData_pg_attribute, value: Datum) -> bool {
+/// The value is of the column's type and not null.
+unsafe fn is_external(column: Column, value: Datum) -> bool {
     // SAFETY: a varlena's first byte tells its kind.
-    a.attlen == -1 && unsafe { pgrx::varatt_is_1b_e(value.cast_mut_ptr()) }
+    column.len == -1 && unsafe { pgrx::varatt_is_1b_e(value.cast_mut_ptr()) }
 }
 
 /// # Safety
-/// The values are of the attribute's type.
-unsafe fn same(a: &pg_sys::FormData_pg_attribute, old: (Datum, bool), new: (Datum, bool)) -> bool {
+/// The values are of the column's type.
+unsafe fn same(column: Column, old: (Datum, bool), new: (Datum, bool)) -> bool {
     if old.1 || new.1 {
         return old.1 == new.1;
     }
-    // SAFETY: the caller's promise. Two out-of-line values are the same when their pointers are: an update that
-    // does not set a column carries its pointer over.
+    if column.by_value {
+        return old.0 == new.0;
+    }
+    // SAFETY: the caller's promise; a varlena tells its length, that of a pointer out of line included. Two
+    // out-of-line values are the same when their pointers are: an update that does not set a column carries its pointer
+    // over. Equal bytes are equal values; others may be, where one is compressed or out of line.
     unsafe {
-        if is_external(a, old.0) && is_external(a, new.0) {
-            let len = pgrx::varsize_any(old.0.cast_mut_ptr());
-            let bytes = |d: Datum| std::slice::from_raw_parts(d.cast_mut_ptr::<u8>().cast_const(), len);
-            if len == pgrx::varsize_any(new.0.cast_mut_ptr()) && bytes(old.0) == bytes(new.0) {
+        let len = |d: Datum| match column.len {
+            -1 => Some(pgrx::varsize_any(d.cast_mut_ptr())),
+            len => usize::try_from(len).ok(),
+        };
+        if let (Some(old_len), Some(new_len)) = (len(old.0), len(new.0)) {
+            let bytes = |d: Datum| std::slice::from_raw_parts(d.cast_mut_ptr::<u8>().cast_const(), old_len);
+            if old_len == new_len && bytes(old.0) == bytes(new.0) {
                 return true;
             }
+            if column.len != -1 {
+                return false;
+            }
         }
-        compat::datum_image_eq(old.0, new.0, a.attbyval, i32::from(a.attlen))
+        compat::datum_image_eq(old.0, new.0, false, i32::from(column.len))
     }
 }
 

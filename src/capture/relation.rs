@@ -8,6 +8,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+/// How values of an attribute are stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    pub by_value: bool,
+    pub len: i16,
+}
+
 /// What is needed to record a row of a table.
 pub struct Info {
     /// The table that clients know: the root of a partitioned one.
@@ -15,6 +22,8 @@ pub struct Info {
     pub fingerprint: i64,
     /// Descriptor of the root, owned by this entry.
     pub desc: pg_sys::TupleDesc,
+    /// Of `desc`, beside it because to ask Postgres for an attribute costs more than to compare a value of it.
+    pub columns: Vec<Column>,
     /// Converts a partition's row into its root's; null where they are alike.
     pub map: *mut pg_sys::TupleConversionMap,
     /// Attribute numbers of the key, in the root.
@@ -100,7 +109,12 @@ unsafe fn load(rel: pg_sys::Relation, clone: bool) -> Info {
         };
         pg_sys::table_close(root_rel, pg_sys::NoLock as i32);
         let registered = is_registered(root);
-        Info { root, fingerprint: fingerprint(desc), desc, map, key, registered, context }
+        let column = |i| {
+            let a = compat::attribute(desc, i);
+            Column { by_value: a.attbyval, len: a.attlen }
+        };
+        let columns = (0..(*desc).natts as usize).map(column).collect();
+        Info { root, fingerprint: fingerprint(desc), desc, columns, map, key, registered, context }
     }
 }
 

@@ -5,7 +5,7 @@
 //! after that); the feeder is woken only after it can be seen. Main thread only.
 
 use super::relation;
-use crate::changelog::{self, Op, Row, segments};
+use crate::changelog::{self, Bytea, Op, Row, segments};
 use crate::shmem::{self, Range, Slot};
 use crate::snapshot;
 use pgrx::pg_sys::{self, Oid};
@@ -128,9 +128,9 @@ pub fn append(
     fingerprint: i64,
     op: Op,
     cid: u32,
-    new_row: Option<&[u8]>,
-    old_row: Option<&[u8]>,
-    mask: Option<&[u8]>,
+    new_row: Option<&Bytea>,
+    old_row: Option<&Bytea>,
+    mask: Option<&Bytea>,
 ) {
     CURRENT.with_borrow_mut(|t| {
         t.begin();
@@ -164,9 +164,9 @@ impl Transaction {
         }
     }
 
-    fn append(&mut self, relation: Oid, fingerprint: i64, op: Op, cid: u32, images: [Option<&[u8]>; 3]) {
+    fn append(&mut self, relation: Oid, fingerprint: i64, op: Op, cid: u32, images: [Option<&Bytea>; 3]) {
         let Some((segment, oid)) = self.current_segment() else { return };
-        let bytes = ROW + images.iter().flatten().map(|i| i.len()).sum::<usize>();
+        let bytes = ROW + images.iter().flatten().map(|i| i.size()).sum::<usize>();
         let full = self.slot.is_none() || self.is_full(segment, oid, bytes);
         let (relation, fingerprint, op, images) = if full {
             if !self.gap_is_due() {

@@ -74,6 +74,35 @@ pub mod column {
     pub const COUNT: usize = 12;
 }
 
+/// A value of a row's variable length: a varlena in memory of our own, so that it need not be copied again.
+pub struct Bytea(Vec<u32>);
+
+impl Bytea {
+    pub fn new(bytes: &[u8]) -> Self {
+        let len = pg_sys::VARHDRSZ + bytes.len();
+        let words = len.div_ceil(size_of::<u32>());
+        let mut memory = Vec::<u32>::with_capacity(words);
+        // SAFETY: the memory holds `words` words, aligned for a varlena's header; header, bytes and, first, the zero
+        // that ends the last word initialise all of it.
+        unsafe {
+            *memory.as_mut_ptr().add(words - 1) = 0;
+            pgrx::set_varsize_4b(memory.as_mut_ptr().cast(), len as i32);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.as_mut_ptr().add(1).cast::<u8>(), bytes.len());
+            memory.set_len(words);
+        }
+        Self(memory)
+    }
+
+    /// Bytes that it takes.
+    pub fn size(&self) -> usize {
+        self.0.len() * size_of::<u32>()
+    }
+
+    fn datum(&self) -> Datum {
+        Datum::from(self.0.as_ptr())
+    }
+}
+
 /// A row to be appended. Rows are tuple images as `capture::record` makes them.
 pub struct Row<'a> {
     pub xid: u64,
@@ -85,9 +114,9 @@ pub struct Row<'a> {
     pub relation: Oid,
     pub role: Oid,
     pub op: Op,
-    pub new_row: Option<&'a [u8]>,
-    pub old_row: Option<&'a [u8]>,
-    pub mask: Option<&'a [u8]>,
+    pub new_row: Option<&'a Bytea>,
+    pub old_row: Option<&'a Bytea>,
+    pub mask: Option<&'a Bytea>,
 }
 
 /// Oid of the schema `rte`, or invalid while the extension is not there.
@@ -137,26 +166,12 @@ pub fn segment_oid(segment: usize) -> Option<Oid> {
     relation_oid(&format!("change_log_{segment}"))
 }
 
-fn bytea(bytes: Option<&[u8]>) -> (Datum, bool) {
-    let Some(bytes) = bytes else { return (Datum::from(0), true) };
-    let len = bytes.len() + pg_sys::VARHDRSZ;
-    // SAFETY: palloc returns `len` bytes or raises an error; header and data fill them.
-    unsafe {
-        let varlena = pg_sys::palloc(len).cast::<pg_sys::varlena>();
-        pgrx::set_varsize_4b(varlena, len as i32);
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), varlena.cast::<u8>().add(pg_sys::VARHDRSZ), bytes.len());
-        (Datum::from(varlena), false)
-    }
-}
-
-/// Appends a row to an open segment; returns the block that it went to.
+/// Appends a row to an open segment; returns the block that it went to. What it allocates goes with the memory
+/// context, which a trigger has for each row.
 ///
 /// # Safety
 /// `relation` is a segment, opened with `RowExclusiveLock`, in a transaction with an id.
 pub unsafe fn append(relation: pg_sys::Relation, row: &Row<'_>) -> u32 {
-    let (new_row, new_null) = bytea(row.new_row);
-    let (old_row, old_null) = bytea(row.old_row);
-    let (mask, mask_null) = bytea(row.mask);
     let mut values = [Datum::from(0); column::COUNT];
     values[column::XID] = Datum::from(row.xid);
     values[column::LSN] = Datum::from(row.lsn);
@@ -167,13 +182,11 @@ pub unsafe fn append(relation: pg_sys::Relation, row: &Row<'_>) -> u32 {
     values[column::RELATION] = Datum::from(row.relation);
     values[column::ROLE] = Datum::from(row.role);
     values[column::OP] = Datum::from(row.op.code() as i8);
-    values[column::NEW_ROW] = new_row;
-    values[column::OLD_ROW] = old_row;
-    values[column::MASK] = mask;
     let mut nulls = [false; column::COUNT];
-    nulls[column::NEW_ROW] = new_null;
-    nulls[column::OLD_ROW] = old_null;
-    nulls[column::MASK] = mask_null;
+    for (column, value) in [(column::NEW_ROW, row.new_row), (column::OLD_ROW, row.old_row), (column::MASK, row.mask)] {
+        values[column] = value.map_or(Datum::from(0), Bytea::datum);
+        nulls[column] = value.is_none();
+    }
 
     // SAFETY: the descriptor has COUNT attributes of the types above (sql/whagons_rte--*.sql). SKIP_FSM keeps a
     // backend on its own page or the last one; NO_LOGICAL keeps the log out of logical decoding.
@@ -182,13 +195,6 @@ pub unsafe fn append(relation: pg_sys::Relation, row: &Row<'_>) -> u32 {
         let options = pg_sys::HEAP_INSERT_SKIP_FSM | pg_sys::HEAP_INSERT_NO_LOGICAL;
         pg_sys::heap_insert(relation, tuple, pg_sys::GetCurrentCommandId(true), options as i32, std::ptr::null_mut());
         let block = (*tuple).t_self.ip_blkid;
-        let block = u32::from(block.bi_hi) << 16 | u32::from(block.bi_lo);
-        pg_sys::heap_freetuple(tuple);
-        for (datum, null) in [(new_row, new_null), (old_row, old_null), (mask, mask_null)] {
-            if !null {
-                pg_sys::pfree(datum.cast_mut_ptr());
-            }
-        }
-        block
+        u32::from(block.bi_hi) << 16 | u32::from(block.bi_lo)
     }
 }
