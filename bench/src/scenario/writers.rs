@@ -20,9 +20,6 @@ UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
 /// Least part of the bare speed that capture may leave.
 const GOAL: f64 = 0.85;
 
-/// A feeder ticks for so long after its start, or after its last client, before it lets the writers be.
-const LINGER: Duration = Duration::from_secs(62);
-
 struct Contestant<'a> {
     name: &'static str,
     cluster: &'a Cluster,
@@ -38,8 +35,8 @@ struct Contestant<'a> {
 }
 
 pub fn run(options: &Options, report: &mut Report) {
-    say("writers: starting the servers, and waiting until the feeder that nobody watches is at rest");
-    // A feeder goes on for a while after its last client, so the one without has a server of its own.
+    say("writers: starting the servers");
+    // A feeder goes on for a minute after its last client, so the one without has a server of its own.
     let (watched, unwatched, bare, notified) = (rig::ours(), rig::ours(), rig::plain(), rig::plain());
     for cluster in [&watched, &unwatched, &bare, &notified] {
         let output = cluster.tool("pgbench").args(["-i", "-q", "-s", "1", "postgres"]).output().expect("pgbench");
@@ -47,7 +44,6 @@ pub fn run(options: &Options, report: &mut Report) {
     }
     watched.sql().register("pgbench_accounts");
     unwatched.sql().register("pgbench_accounts");
-    let started = Instant::now();
     notify_on(&mut notified.sql(), "pgbench_accounts");
     let peer = NodePeer::start(&notified);
 
@@ -86,7 +82,6 @@ pub fn run(options: &Options, report: &mut Report) {
         .to_vec(),
     ];
     let mut numbers = serde_json::Map::new();
-    std::thread::sleep(LINGER.saturating_sub(started.elapsed()));
     for clients in [8, 32] {
         for round in 0..options.rounds {
             for turn in turns(round, contestants.len()) {
