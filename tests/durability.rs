@@ -62,7 +62,11 @@ fn every_start_is_on_record_whatever_its_first_transaction_does() {
     let mut cluster = Cluster::ready();
     cluster.sql().table("t", TABLE);
     let write = |id: usize| format!("INSERT INTO t VALUES ({id}, 'x')");
-    let fails = |id: usize| format!("BEGIN INSERT INTO t VALUES ({id}, 'x'), ({id}, 'twice'); EXCEPTION WHEN unique_violation THEN NULL; END");
+    let fails = |id: usize| {
+        format!(
+            "BEGIN INSERT INTO t VALUES ({id}, 'x'), ({id}, 'twice'); EXCEPTION WHEN unique_violation THEN NULL; END"
+        )
+    };
     let cases: [&dyn Fn(usize) -> String; 6] = [
         &write,
         &|n| format!("SAVEPOINT a; {}; ROLLBACK TO a; {}", write(n), write(n)),
@@ -98,11 +102,11 @@ fn a_rewritten_log_loses_nothing() {
     let mut client = cluster.subscriber("c", &["t"]);
     let mut rewritten = std::collections::BTreeSet::new();
     let mut round = 0;
-    while rewritten.len() < 8 {
+    while rewritten.len() < 6 {
         round += 1;
         assert!(round < 60, "only {rewritten:?} were ever written to");
-        // Fills most of a segment with what the rewrite leaves out.
-        sql.run("BEGIN; INSERT INTO t SELECT -i, repeat('x', 100) FROM generate_series(1, 3000) i; ROLLBACK");
+        // Fills a segment, and some of the next, with what the rewrite leaves out.
+        sql.run("BEGIN; INSERT INTO t SELECT -i, repeat('x', 100) FROM generate_series(1, 6000) i; ROLLBACK");
         assert_equal(&mut sql, &mut client);
         writer.run(&format!("BEGIN; INSERT INTO t VALUES ({round}, 'moves')"));
         let segment = writer.text(
@@ -129,7 +133,8 @@ fn a_rewritten_log_loses_nothing() {
         rewritten.insert(segment);
     }
     for segment in 0..8 {
-        sql.run(&format!("VACUUM FULL rte.change_log_{segment}; UPDATE t SET v = 'after {segment}'"));
+        sql.run(&format!("VACUUM FULL rte.change_log_{segment}"));
+        sql.run(&format!("UPDATE t SET v = 'after {segment}'"));
         assert_equal(&mut sql, &mut client);
     }
     client.resume();
@@ -182,9 +187,13 @@ fn a_prepared_transaction_does_not_turn_back_a_row() {
     away.assert_clean();
 }
 
-/// Heartbeats are rare here, so what is noticed is noticed by the poll.
+/// Heartbeats are rare here, so what is noticed is noticed by the poll; and there is one query worker for all.
 fn polling() -> (Cluster, Sql) {
-    let cluster = Cluster::builder().conf("rte.poll_interval", "100ms").conf("rte.heartbeat_interval", "600s").ready();
+    let cluster = Cluster::builder()
+        .conf("rte.poll_interval", "100ms")
+        .conf("rte.heartbeat_interval", "600s")
+        .conf("rte.query_workers", "1")
+        .ready();
     let mut sql = cluster.sql();
     sql.run("CREATE ROLE readers NOLOGIN; CREATE ROLE web_other NOLOGIN; GRANT SELECT ON kit_barrier TO web_other");
     for (table, role) in [("t", "readers"), ("mine", "web_anon"), ("theirs", "web_other")] {
@@ -226,7 +235,7 @@ fn a_right_that_comes_through_a_group_ends_with_the_membership() {
     late.subscribe("mine", "mine");
     late.wait_error("UNKNOWN_TABLE");
     late.subscribe("t", "t");
-    late.wait_live_of("t");
+    late.wait_for("t", |c| c.sub("t").state == State::Live);
     client.ping();
     assert_eq!(client.sub("mine").value(&["1"], "v"), Some("\"seen\""));
 }
@@ -258,7 +267,6 @@ fn a_role_that_may_not_be_a_clients_any_more_ends_its_sessions() {
 #[test]
 fn one_query_worker_reads_for_each_role_what_is_its_own() {
     let (cluster, mut sql) = polling();
-    cluster.conf("rte.query_workers", "1");
     let reader = "SELECT pid::text FROM rte.workers WHERE kind = 'query worker' AND pid IS NOT NULL";
     let mut pids = std::collections::BTreeSet::new();
     let mut client = cluster.subscriber("c", &["mine"]);
@@ -283,4 +291,165 @@ fn one_query_worker_reads_for_each_role_what_is_its_own() {
         pids.extend(sql.texts(reader));
     }
     assert_eq!(pids.len(), 1, "one worker has read for both: {pids:?}");
+}
+
+/// A table whose enum can be shown except for one label: the cast to json raises.
+fn unshowable() -> (Cluster, Sql) {
+    let cluster = Cluster::builder().conf("rte.poll_interval", "100ms").ready();
+    let mut sql = cluster.sql();
+    sql.run(
+        "CREATE TYPE mood AS ENUM ('fine', 'bad');
+         CREATE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$ BEGIN
+             IF $1 = 'bad' THEN RAISE EXCEPTION 'not to be shown'; END IF;
+             RETURN to_json($1::text);
+         END $$;
+         CREATE CAST (mood AS json) WITH FUNCTION mood_json(mood)",
+    );
+    sql.table("t", TABLE);
+    sql.table("m", "id int PRIMARY KEY, m mood");
+    sql.run("INSERT INTO t VALUES (1, 'a'); INSERT INTO m VALUES (1, 'fine')");
+    (cluster, sql)
+}
+
+/// Without a guard the error ends the feeder, which meets the same change again after each start.
+#[test]
+fn a_change_that_cannot_be_shown_costs_its_table_only() {
+    let (cluster, mut sql) = unshowable();
+    let mut client = cluster.subscriber("c", &["t", "m"]);
+    let mut away = cluster.subscriber("away", &["t", "m"]);
+    away.leave();
+    let feeder = cluster.worker("feeder");
+    sql.run("INSERT INTO m VALUES (2, 'fine'), (3, 'bad'); INSERT INTO t VALUES (2, 'goes on')");
+    for client in [&mut client, &mut away] {
+        client.carry_on("the end of m", |c| c.sub("m").state == State::Ended);
+        sql.run("UPDATE t SET v = v || '!'");
+        let mark = sql.barrier();
+        client.carry_on("the barrier", |c| c.sub("kit_barrier").row(&[&mark.to_string()]).is_some());
+        assert_eq!(client.sub("t").state, State::Live);
+        assert!(rte_testkit::difference(&mut sql, client.sub("t")).is_none());
+    }
+    let log = cluster.log();
+    assert!(log.contains("cannot be encoded: not to be shown"), "the log says so");
+    assert_eq!(log.matches("stops serving table").count(), 1, "and once");
+    assert_eq!(cluster.worker("feeder"), feeder, "the feeder lived on");
+    sql.run("UPDATE m SET m = 'fine' WHERE id = 3; SELECT rte.register_table('m')");
+    for client in [&mut client, &mut away] {
+        wait_until("m is served again", || {
+            client.subscribe("m", "m");
+            client.wait_for("an answer", |c| matches!(c.sub("m").state, State::Ended | State::Live));
+            (client.sub("m").state == State::Live).then_some(())
+        });
+        sql.run("UPDATE m SET id = id + 10");
+        assert_equal(&mut sql, client);
+    }
+}
+
+/// The same in a snapshot: it is read for all tables of a client at once.
+#[test]
+#[ignore = "a snapshot that cannot be read costs all tables of its job"]
+fn a_row_that_cannot_be_shown_costs_its_tables_snapshot_only() {
+    let (cluster, mut sql) = unshowable();
+    let mut client = cluster.subscriber("c", &["t", "m"]);
+    client.leave();
+    // Nobody holds m when the row comes, so it is not met as a change: who joins after has been told after.
+    wait_until("nobody is connected", || (sql.number("SELECT count(*) FROM rte.connections") == 0).then_some(()));
+    let _other = cluster.subscriber("other", &["t"]);
+    sql.run("INSERT INTO m VALUES (3, 'bad'); INSERT INTO t VALUES (2, 'goes on')");
+    // All of it anew.
+    client.copy.cursor = Some("nonsense".into());
+    client.come_back();
+    client.carry_on("the end of m", |c| c.sub("m").state == State::Ended);
+    let mark = sql.barrier();
+    client.carry_on("the barrier", |c| c.sub("kit_barrier").row(&[&mark.to_string()]).is_some());
+    assert_eq!(client.sub("t").state, State::Live, "{:?}", client.errors);
+    assert!(rte_testkit::difference(&mut sql, client.sub("t")).is_none());
+}
+
+#[test]
+fn too_much_in_the_log_is_a_snapshot_and_once() {
+    let cluster = Cluster::builder().conf("rte.max_catch_up_size", "128kB").ready();
+    let mut sql = cluster.sql();
+    sql.table("t", TABLE);
+    let mut client = cluster.subscriber("c", &["t"]);
+    for (rows, resumes) in [(10, true), (2000, false), (10, true)] {
+        client.leave();
+        let refused = client.copy.counts.refused_resumes;
+        let feeder = cluster.worker("feeder");
+        sql.run(&format!("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, {rows}) i"));
+        // A feeder that was not there has it from the log.
+        sql.run(&format!("SELECT pg_terminate_backend({feeder})"));
+        wait_until("another feeder", || (cluster.worker("feeder") != feeder).then_some(()));
+        sql.run("UPDATE t SET v = 'y' WHERE id % 3 = 0; DELETE FROM t WHERE id % 5 = 0");
+        client.come_back();
+        client.carry_on("live", |c| c.copy.all_live());
+        assert_equal(&mut sql, &mut client);
+        assert_eq!(client.copy.counts.refused_resumes == refused, resumes, "{rows} rows: {:?}", client.copy.counts);
+        sql.run("DELETE FROM t");
+        assert_equal(&mut sql, &mut client);
+    }
+    assert!(client.errors.is_empty(), "{:?}", client.errors);
+}
+
+/// The new extension has another key and a log that begins anew. A feeder that asks only whether there is an extension
+/// of that name goes on with the old key, and fails on tables that are gone.
+#[test]
+fn a_cursor_ends_with_the_extension_that_made_it() {
+    let cluster = Cluster::ready();
+    let mut sql = cluster.sql();
+    sql.table("t", TABLE);
+    sql.run("INSERT INTO t VALUES (1, 'a')");
+    let again = "CREATE EXTENSION whagons_rte; SELECT rte.register_table('t'), rte.register_table('kit_barrier')";
+    let change = "UPDATE t SET v = v || ', while nobody looked'";
+    let mut client = cluster.subscriber("c", &["t"]);
+    let mut away = cluster.subscriber("away", &["t"]);
+    let feeder = cluster.worker("feeder");
+    for (n, how) in ["unseen", "one transaction", "two steps"].into_iter().enumerate() {
+        away.leave();
+        let in_one = format!("BEGIN; DROP EXTENSION whagons_rte; {change}; {again}; COMMIT");
+        match how {
+            "unseen" => {
+                // Stopped between two ticks, or its locks would hold up the DROP.
+                let busy = format!("SELECT count(*) FROM pg_locks WHERE pid = {feeder}");
+                wait_until("the feeder rests", || {
+                    kill(feeder, Signal::STOP);
+                    let rests = sql.number(&busy) == 0;
+                    if !rests {
+                        kill(feeder, Signal::CONT);
+                    }
+                    rests.then_some(())
+                });
+                sql.run(&in_one);
+                kill(feeder, Signal::CONT);
+                client.wait_closed();
+            }
+            "one transaction" => sql.run(&in_one),
+            _ => {
+                let dropped = |log: &str| log.matches("the extension was dropped").count();
+                let before = dropped(&cluster.log());
+                sql.run("DROP EXTENSION whagons_rte");
+                wait_until("the feeder has noticed", || (dropped(&cluster.log()) > before).then_some(()));
+                client.wait_closed();
+                sql.run(change);
+                sql.run(again);
+            }
+        }
+        away.come_back();
+        away.wait_error("INVALID_CURSOR");
+        sql.run(&format!("INSERT INTO t VALUES ({}, 'after')", n + 10));
+        let mark = sql.barrier();
+        for client in [&mut client, &mut away] {
+            client.carry_on("the barrier", |c| c.at_barrier(mark));
+            assert_equal(&mut sql, client);
+        }
+        if how == "unseen" {
+            assert_eq!(cluster.worker("feeder"), feeder, "the feeder has followed");
+        }
+    }
+    for client in [&mut client, &mut away] {
+        let counts = client.copy.counts.clone();
+        client.resume();
+        sql.run("UPDATE t SET v = 'last'");
+        assert_equal(&mut sql, client);
+        assert_eq!(client.copy.counts.refused_resumes, counts.refused_resumes, "its own cursor is good");
+    }
 }
