@@ -346,7 +346,6 @@ fn a_change_that_cannot_be_shown_costs_its_table_only() {
 
 /// The same in a snapshot: it is read for all tables of a client at once.
 #[test]
-#[ignore = "a snapshot that cannot be read costs all tables of its job"]
 fn a_row_that_cannot_be_shown_costs_its_tables_snapshot_only() {
     let (cluster, mut sql) = unshowable();
     let mut client = cluster.subscriber("c", &["t", "m"]);

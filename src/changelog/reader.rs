@@ -61,7 +61,11 @@ pub unsafe fn scan(
     let Some(oid) = segment_oid(segment) else { return };
     // SAFETY: relation, scan and slot are opened and closed here. The relation is a heap.
     unsafe {
-        let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
+        let rel = pg_sys::try_table_open(oid, pg_sys::AccessShareLock as i32);
+        if rel.is_null() {
+            // The extension was dropped while we waited for the lock.
+            return;
+        }
         let count = pg_sys::RelationGetNumberOfBlocksInFork(rel, pg_sys::ForkNumber::MAIN_FORKNUM);
         let (first, last) = blocks.unwrap_or((0, u32::MAX));
         if first < count {
@@ -171,7 +175,10 @@ pub fn file_of(segment: usize) -> u32 {
     let Some(oid) = segment_oid(segment) else { return 0 };
     // SAFETY: opened and closed here.
     unsafe {
-        let rel = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
+        let rel = pg_sys::try_table_open(oid, pg_sys::AccessShareLock as i32);
+        if rel.is_null() {
+            return 0;
+        }
         let file = (*(*rel).rd_rel).relfilenode.to_u32();
         pg_sys::table_close(rel, pg_sys::NoLock as i32);
         file

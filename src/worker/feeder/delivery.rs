@@ -29,6 +29,7 @@ impl Feeder {
         if !in_use {
             self.history.restart(self.last.clone());
             self.registry.invalidate();
+            self.registry.readmit_all();
             return;
         }
         if quiet {

@@ -351,8 +351,9 @@ impl Feeder {
                 (now, changes)
             };
             commits = count_commits(&changes);
-            self.deliver(now, changes, in_use);
+            // First, so that nobody gets a change who may not any more.
             self.recheck_roles();
+            self.deliver(now, changes, in_use);
             let mut resuming = Vec::new();
             if !messages.is_empty() {
                 self.refresh_registry();

@@ -104,6 +104,11 @@ impl Registry {
         self.excluded.retain(|t| *t != table);
     }
 
+    /// Serves all tables again: nobody was there to see whether they were redefined.
+    pub fn readmit_all(&mut self) {
+        self.excluded.clear();
+    }
+
     /// Reads the registrations, if something about them has changed.
     pub fn refresh(&mut self) -> Result<(), pgrx::spi::Error> {
         if self.stale {

@@ -205,7 +205,8 @@ impl Feeder {
     fn read_again(&mut self, session: SessionId, ids: &[String], why: &Refusal) {
         if why.code == ErrorCode::NotReady {
             // A table was locked. Nothing of the job was sent, so it is done another time.
-            self.postponed.push((session, ids.to_vec()));
+            // One by one, so that a table waits for no other.
+            self.postponed.extend(ids.iter().map(|id| (session, vec![id.clone()])));
             self.postponed_until = Instant::now() + POSTPONED;
             return;
         }
@@ -234,7 +235,10 @@ impl Feeder {
                 }
             }
         }
-        self.order_snapshot(session, &again);
+        // One by one from here on: one that cannot be read must not cost the others theirs.
+        for id in again {
+            self.order_snapshot(session, &[id]);
+        }
     }
 
     /// Ends a subscription that the client did not end.
