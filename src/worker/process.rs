@@ -51,9 +51,15 @@ pub fn exit_if_asked() {
     }
 }
 
-/// Sleeps until the latch is set, the socket has one of `events`, or the time is over. Ends the process
-/// when the postmaster is gone.
+/// [`sleep`], after which interrupts are raised as errors.
 pub fn wait(socket: Option<RawFd>, events: u32, timeout_ms: u64) {
+    sleep(socket, events, timeout_ms);
+    pgrx::check_for_interrupts!();
+}
+
+/// Sleeps until the latch is set, the socket has one of `events`, or the time is over; longer sleeps are cut, every caller
+/// looks again. Ends the process when the postmaster is gone.
+pub fn sleep(socket: Option<RawFd>, events: u32, timeout_ms: u64) {
     let always = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     let timeout = timeout_ms.min(3_600_000);
     // SAFETY: the latch is this process' own, and the socket is open for as long as the call.
@@ -69,7 +75,6 @@ pub fn wait(socket: Option<RawFd>, events: u32, timeout_ms: u64) {
             pg_sys::ResetLatch(pg_sys::MyLatch);
         }
     }
-    pgrx::check_for_interrupts!();
 }
 
 /// Reads the settings again where SIGHUP asked for it; tells whether it did. Outside a transaction.

@@ -31,11 +31,12 @@ impl Control {
         self.stream.as_raw_fd()
     }
 
-    /// Sends a message; one that the gateway does not take at once is dropped (it is stuck, and will be told again).
+    /// Sends a message. A gateway that does not take all of it at once is stuck: the connection is closed, which ends it
+    /// and starts another.
     pub fn send(&mut self, message: &ToGateway) {
         let mut out = Vec::new();
-        if frame::write(&mut out, message, &[]).is_ok() {
-            let _ = self.stream.write(&out);
+        if frame::write(&mut out, message, &[]).is_ok() && !matches!(self.stream.write(&out), Ok(n) if n == out.len()) {
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
         }
     }
 

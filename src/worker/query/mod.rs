@@ -66,7 +66,7 @@ pub extern "C-unwind" fn rte_query_worker_main(arg: pg_sys::Datum) {
             End::Lost(why) => ereport!(
                 PgLogLevel::LOG,
                 PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
-                format!("rte query worker drops its connection to the gateway: {why}")
+                format!("whagons_rte query worker drops its connection to the gateway: {why}")
             ),
         }
         if wait(None, 0, RETRY_MS) == Wake::Shutdown {

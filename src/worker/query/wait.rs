@@ -16,7 +16,7 @@ pub(super) enum Wake {
 
 /// Sleeps while idle until the latch is set, the socket has one of `events`, or the time is over.
 pub(super) fn wait(socket: Option<RawFd>, events: u32, timeout_ms: u64) -> Wake {
-    sleep(socket, events, timeout_ms);
+    process::sleep(socket, events, timeout_ms);
     // SAFETY: flags of this process that its signal handlers set. A cancel that came between jobs has
     // nothing to cancel.
     unsafe {
@@ -32,28 +32,8 @@ pub(super) fn wait(socket: Option<RawFd>, events: u32, timeout_ms: u64) -> Wake 
 
 /// The same in the middle of a job: a shutdown or a cancel is raised as an error here.
 pub(super) fn wait_in_job(socket: RawFd, events: u32, timeout_ms: u64) {
-    sleep(Some(socket), events, timeout_ms);
+    process::sleep(Some(socket), events, timeout_ms);
     pgrx::check_for_interrupts!();
-}
-
-/// Ends the process when the postmaster is gone.
-fn sleep(socket: Option<RawFd>, events: u32, timeout_ms: u64) {
-    let always = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // Longer sleeps are cut; every caller looks again.
-    let timeout = timeout_ms.min(3_600_000);
-    // SAFETY: the latch is this process' own, and the socket is open for as long as the call.
-    unsafe {
-        let happened = pg_sys::WaitLatchOrSocket(
-            pg_sys::MyLatch,
-            (always | if socket.is_some() { events } else { 0 }) as i32,
-            socket.unwrap_or(-1),
-            timeout as core::ffi::c_long,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        if happened as u32 & pg_sys::WL_LATCH_SET != 0 {
-            pg_sys::ResetLatch(pg_sys::MyLatch);
-        }
-    }
 }
 
 pub(super) fn report_idle() {
