@@ -326,12 +326,8 @@ impl Transaction {
 /// Transactions that were prepared before the start are older than it, and a boundary below it would not do: of two
 /// changes of a row, a cursor that is clamped there could get the earlier one again and not the later.
 pub fn oldest_running() -> u64 {
-    // SAFETY: the snapshot is read at once; in a transaction that has an id.
-    let (now, own) = unsafe {
-        let snapshot = snapshot::copy(pg_sys::GetLatestSnapshot());
-        (snapshot, pg_sys::GetTopFullTransactionId().value)
-    };
     let next = snapshot::next_xid();
+    // Before the snapshot: one that is committed in between is in neither, and what is prepared later began after the start.
     let prepared: Vec<u64> = pgrx::Spi::connect(|client| {
         let rows = client.select(
             "SELECT transaction::pg_catalog.text AS xid FROM pg_catalog.pg_prepared_xact()",
@@ -343,6 +339,11 @@ pub fn oldest_running() -> u64 {
             .collect::<Result<Vec<u64>, pgrx::spi::Error>>()
     })
     .unwrap_or_else(|e| pgrx::error!("could not read the prepared transactions: {e}"));
+    // SAFETY: the snapshot is read at once; in a transaction that has an id.
+    let (now, own) = unsafe {
+        let snapshot = snapshot::copy(pg_sys::GetLatestSnapshot());
+        (snapshot, pg_sys::GetTopFullTransactionId().value)
+    };
     let running = now.in_progress().iter().filter(|xid| !prepared.contains(xid)).min();
     own.min(now.xmax()).min(running.copied().unwrap_or(u64::MAX))
 }

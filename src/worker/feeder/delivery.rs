@@ -166,7 +166,7 @@ impl Feeder {
 }
 
 /// A partition that is truncated together with its root is no news.
-fn drop_parts_of_truncated_roots(changes: &mut Vec<Change>) {
+pub(super) fn drop_parts_of_truncated_roots(changes: &mut Vec<Change>) {
     let roots: Vec<(u64, u32, Oid)> =
         changes.iter().filter(|c| c.op == Op::Truncate).map(|c| (c.xid, c.cid, c.relation)).collect();
     if !roots.is_empty() {

@@ -5,6 +5,7 @@
 //! and the last one decides); missing one is not, so every doubt resynchronises. Main thread only, in a tick's transaction.
 
 use super::Feeder;
+use super::delivery::drop_parts_of_truncated_roots;
 use super::registry::Refusal;
 use super::shape::Frames;
 use crate::changelog::reader::{self, Change};
@@ -253,6 +254,7 @@ unsafe fn read_log(places: &[Snapshot], active: pg_sys::Snapshot) -> Option<Vec<
     }
     // What committed before this feeder's first tick, or while nobody was connected, went through no tick's flush.
     snapshot::flush_what_is_visible();
+    drop_parts_of_truncated_roots(&mut changes);
     reader::sort(&mut changes);
     Some(changes)
 }
