@@ -239,7 +239,7 @@ fn a_locked_table_holds_up_nobody_else() {
 fn hostile_settings_do_not_stop_the_workers() {
     let (mut cluster, mut sql, mut client) = start();
     for (name, value) in [
-        ("statement_timeout", "1ms"),
+        ("statement_timeout", "500ms"),
         ("lock_timeout", "1ms"),
         ("idle_in_transaction_session_timeout", "1ms"),
         ("default_transaction_read_only", "on"),
