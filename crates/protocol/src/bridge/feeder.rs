@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 pub enum ToFeeder {
     /// A client said `hello`. Answered by `Opened` or `Refused`; then each of the subscriptions by
     /// `Subscribed` or `SessionError` with its id.
+    ///
+    /// `tenant` is the name that the directory knows, empty for the landlord database.
     Open {
         session: SessionId,
+        tenant: String,
         token: Option<String>,
         client: Option<ClientInfo>,
         /// The client's address, for logs and views.
@@ -21,6 +24,15 @@ pub enum ToFeeder {
     },
     /// One more subscription, answered likewise.
     Subscribe { session: SessionId, subscription: Subscription },
+    /// A fresh token of a session that is let in. Answered by `Renewed` or `Refused`.
+    Auth { session: SessionId, token: String },
+    /// What a query worker answered to an `Ask` of this feeder: base64, signed by the worker.
+    Answer { session: SessionId, job: JobId, answer: String },
+    /// No worker could answer an `Ask`.
+    AskFailed { session: SessionId, job: JobId },
+    /// Clients of this tenant wait and no feeder of its database is attached. Only to the landlord's feeder. Sent again now and
+    /// then while they wait; answered by the attachment of the feeder or by `TenantUnavailable`.
+    NeedDatabase { tenant: String },
     /// Ends a subscription; not answered (the gateway has told the client).
     Unsubscribe { session: SessionId, id: String },
     /// The connection is gone; jobs for it may be dropped.
@@ -40,7 +52,7 @@ pub enum ToFeeder {
 pub enum FromFeeder {
     /// The session is let in. The gateway makes `welcome` of it.
     Opened { session: SessionId, role: String, tables: Vec<TableInfo> },
-    /// The session is not let in: an `error`, then a close with `close`.
+    /// The session is not let in, or not any more: an `error`, then a close with `close`.
     Refused { session: SessionId, close: u16, code: ErrorCode, message: String, hint: Option<String> },
     /// The subscription is registered. From this position on, frames of `shape` concern it.
     /// `resumed`: a `CatchUp` of this session follows before the next `Commit`.
@@ -53,7 +65,20 @@ pub enum FromFeeder {
         key: Vec<String>,
         columns: Vec<Column>,
         resumed: bool,
+        /// Names what the subscription reads, for the cursors of its connection: a hash of its id, table, columns and
+        /// predicate. None where it cannot be resumed.
+        digest: Option<u64>,
     },
+    /// The fresh token was accepted.
+    Renewed { session: SessionId, role: String },
+    /// A question to a query worker about a session, such as whose a token is: the body is opaque to the gateway. The worker's
+    /// answer comes back as `Answer`.
+    Ask { job: JobId, session: SessionId },
+    /// All tenants; replaces what was known. Only from the landlord's feeder, before any session is opened and whenever they change.
+    /// Sessions of a tenant that is gone, or has another database now, are closed with 4404.
+    Tenants { tenants: Vec<Tenant> },
+    /// The clients that wait for this tenant are refused: an `error`, then a close with `close`.
+    TenantUnavailable { tenant: String, close: u16, code: ErrorCode, message: String, hint: Option<String> },
     /// What resumed sessions have missed: the body is `changes` frames, their lengths in `frames`,
     /// closed by a `commit` with `cursor` and `time`. May come in parts; only the last has `last`.
     CatchUp { sessions: Vec<SessionId>, frames: Vec<u32>, cursor: String, time: String, last: bool },
@@ -73,6 +98,15 @@ pub enum FromFeeder {
     Changes { frames: Vec<ShapeFrame> },
     /// Closes the tick: every live subscription is now at `snapshot` (in `pg_snapshot`'s text form).
     Commit { snapshot: String, cursor: String, time: String },
+}
+
+/// A tenant that has a database of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    pub name: String,
+    /// Another name that clients may use, usually a host name; compared without case.
+    pub domain: Option<String>,
+    pub database: String,
 }
 
 /// Where a shape's frame lies in the body of `Changes`.

@@ -12,7 +12,7 @@ pub mod frame;
 mod worker;
 
 pub use control::{GatewayConfig, LogLevel, ToGateway, ToLauncher};
-pub use feeder::{FromFeeder, ShapeFrame, ToFeeder};
+pub use feeder::{FromFeeder, ShapeFrame, Tenant, ToFeeder};
 pub use worker::{FromWorker, ToWorker};
 
 use serde::{Deserialize, Serialize};

@@ -26,6 +26,8 @@ pub enum FromWorker {
     Rows { job: JobId, index: u32, rows: u32, done: bool, total: Option<u64> },
     /// All subscriptions of the job are done, and the worker is idle.
     End { job: JobId },
+    /// The answer to an `Ask`: the body goes to the feeder as it is; the worker is idle.
+    Answer { job: JobId },
     /// The job ended early, and the worker is idle. The session's subscriptions in it that are not done fail.
     Failed { job: JobId, code: ErrorCode, message: String, hint: Option<String> },
 }

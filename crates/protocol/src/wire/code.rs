@@ -42,8 +42,16 @@ codes! {
     UnknownTable = "UNKNOWN_TABLE",
     /// No such column, or it is not registered, or the role may not read it.
     UnknownColumn = "UNKNOWN_COLUMN",
-    /// The table has row-level security, which this version does not evaluate for subscribers.
-    TableHasPolicies = "TABLE_HAS_POLICIES",
+    /// `where` does not parse, or uses what it may not.
+    InvalidWhere = "INVALID_WHERE",
+    /// `params` do not fit the parameters of `where`.
+    InvalidParams = "INVALID_PARAMS",
+    /// `where` raised an error on a row that the role may read.
+    WhereFailed = "WHERE_FAILED",
+    /// The row-level security of the table cannot be evaluated for this session.
+    PolicyFailed = "POLICY_FAILED",
+    /// The table's policies have to be asked of the database, and it has more rows than `rte.max_asked_rows`.
+    PolicyTooCostly = "POLICY_TOO_COSTLY",
     /// The subscription's id is in use in this connection.
     DuplicateSubscription = "DUPLICATE_SUBSCRIPTION",
     /// The connection has no subscription of this id.
@@ -56,6 +64,10 @@ codes! {
     CaptureDisabled = "CAPTURE_DISABLED",
     /// The database's workers are not running (yet).
     NotReady = "NOT_READY",
+    /// The tenant's database is not there yet, or no worker is free for it.
+    TenantNotReady = "TENANT_NOT_READY",
+    /// Too many messages, or too many failed tokens from this address.
+    TooManyRequests = "TOO_MANY_REQUESTS",
     /// Too many connections, or too many from this address.
     TooManyConnections = "TOO_MANY_CONNECTIONS",
     /// The connection's outgoing queue is past `rte.client_queue_size`.
