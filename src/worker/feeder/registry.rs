@@ -163,7 +163,7 @@ impl Registry {
         }
         if table.has_policies {
             return Err(Refusal::new(
-                ErrorCode::TableHasPolicies,
+                ErrorCode::PolicyFailed,
                 "the table has row-level security, which is not evaluated for subscribers yet",
                 "",
             ));

@@ -66,6 +66,7 @@ impl Feeder {
             ToFeeder::SnapshotFailed { session, ids, code, message, hint } => {
                 self.read_again(session, &ids, &Refusal { code, message, hint });
             }
+            ToFeeder::Auth { .. } | ToFeeder::Answer { .. } | ToFeeder::AskFailed { .. } | ToFeeder::NeedDatabase { .. } => {}
             ToFeeder::NeedTick => self.commit_due = true,
             ToFeeder::NeedWorker { waiting } => self.launch_query_workers(waiting as usize),
         }
@@ -163,6 +164,7 @@ impl Feeder {
             key: selection.key_names.clone(),
             columns: selection.columns.clone(),
             resumed,
+            digest: None,
         };
         self.send(&message, &[]);
         shape

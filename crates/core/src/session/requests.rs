@@ -79,6 +79,7 @@ impl<F: Frame> Session<F> {
         }
         self.phase = Phase::Resolving;
         self.open = Some(Box::new(ToFeeder::Open {
+            tenant: String::new(),
             session: self.id,
             token: hello.token,
             client: hello.client,

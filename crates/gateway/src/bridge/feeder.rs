@@ -104,7 +104,7 @@ fn handle(
         FromFeeder::Refused { session, close, code, message, hint } => {
             to(session, SessionEvent::Refused { close, code, message, hint });
         }
-        FromFeeder::Subscribed { session, id, shape, table, key, columns, resumed } => {
+        FromFeeder::Subscribed { session, id, shape, table, key, columns, resumed, digest: _ } => {
             to(session, SessionEvent::Subscribed { id, shape, table, key, columns, resumed });
         }
         FromFeeder::Job { job, session, ids } => {
@@ -116,6 +116,8 @@ fn handle(
         FromFeeder::Ended { session, id, code, message, hint } => {
             to(session, SessionEvent::Ended { id, code, message, hint });
         }
+        FromFeeder::Renewed { .. } | FromFeeder::Ask { .. } => {}
+        FromFeeder::Tenants { .. } | FromFeeder::TenantUnavailable { .. } => {}
         FromFeeder::SessionError { session, id, code, message, hint } => {
             to(session, SessionEvent::Error { id, code, message, hint });
         }

@@ -64,6 +64,7 @@ fn handle(
     let (FromWorker::Begin { job, .. }
     | FromWorker::Rows { job, .. }
     | FromWorker::End { job }
+    | FromWorker::Answer { job }
     | FromWorker::Failed { job, .. }) = &message;
     let (to, cancelled) = {
         let mut jobs = bridge.jobs.borrow_mut();
@@ -87,7 +88,7 @@ fn handle(
                 let credit = flow.take(body.len());
                 SessionEvent::Rows { job, index, rows, body, done, total, credit }
             }
-            FromWorker::End { job } => SessionEvent::JobEnded { job },
+            FromWorker::End { job } | FromWorker::Answer { job } => SessionEvent::JobEnded { job },
             FromWorker::Failed { job, code, message, hint } => SessionEvent::JobFailed { job, code, message, hint },
         };
         bridge.session(to.0, to.1, event);

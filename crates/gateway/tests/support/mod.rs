@@ -253,6 +253,7 @@ impl Feeder {
             key: vec!["k".into()],
             columns: vec![Column { name: "k".into(), type_name: "int4".into(), nullable: false }],
             resumed,
+            digest: None,
         });
     }
 
