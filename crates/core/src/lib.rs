@@ -4,8 +4,10 @@
 //! Pure, any thread.
 
 pub mod cursor;
+pub mod held;
 pub mod session;
 pub mod snapshot;
 
 pub use cursor::{Cursor, CursorError};
+pub use held::{Held, HeldError};
 pub use snapshot::{Snapshot, Xid};
