@@ -10,6 +10,7 @@ use std::ffi::{CStr, c_int};
 unsafe extern "C-unwind" {
     pub fn PGSharedMemoryDetach();
     pub fn toast_flatten_tuple(tup: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> pg_sys::HeapTuple;
+    pub fn datumCopy(value: pg_sys::Datum, by_value: bool, len: c_int) -> pg_sys::Datum;
     pub fn datum_image_eq(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, len: c_int) -> bool;
     pub fn readTimeLineHistory(target: TimeLineID) -> *mut pg_sys::List;
     pub fn get_partition_ancestors(relid: Oid) -> *mut pg_sys::List;
@@ -125,4 +126,107 @@ pub unsafe fn attribute(desc: pg_sys::TupleDesc, i: usize) -> &'static pg_sys::F
 pub fn name(name: &pg_sys::NameData) -> String {
     let bytes: Vec<u8> = name.data.iter().map(|c| *c as u8).take_while(|b| *b != 0).collect();
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A node of the current memory context, all zero but for its tag.
+///
+/// # Safety
+/// `T` is the struct of `tag`.
+pub unsafe fn make<T>(tag: pg_sys::NodeTag) -> *mut T {
+    // SAFETY: zeroed memory of the struct's size; every node begins with its tag.
+    unsafe {
+        let node = pg_sys::palloc0(size_of::<T>()).cast::<T>();
+        (*node.cast::<pg_sys::Node>()).type_ = tag;
+        node
+    }
+}
+
+/// A mutator of expression trees.
+pub type Mutator = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> *mut pg_sys::Node;
+
+/// A copy of a node whose children went through a mutator.
+///
+/// # Safety
+/// `node` is a node of an analysed expression.
+pub unsafe fn expression_tree_mutator(
+    node: *mut pg_sys::Node,
+    mutator: Mutator,
+    context: *mut std::ffi::c_void,
+) -> *mut pg_sys::Node {
+    #[cfg(feature = "pg15")]
+    // SAFETY: the server calls it with the node and the context, whatever the binding's type says (nodeFuncs.h).
+    unsafe {
+        let mutator = std::mem::transmute::<Mutator, unsafe extern "C-unwind" fn() -> *mut pg_sys::Node>(mutator);
+        pg_sys::expression_tree_mutator(node, Some(mutator), context)
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::expression_tree_mutator_impl(node, Some(mutator), context)
+    }
+}
+
+/// `SELECT FROM` a table as the parser makes it: the query, and the table's entry in it.
+///
+/// # Safety
+/// Main thread, in a transaction.
+pub unsafe fn select_of(relation: Oid, kind: u8) -> (*mut pg_sys::Query, *mut pg_sys::RangeTblEntry) {
+    // SAFETY: nodes of these tags.
+    unsafe {
+        let query = make::<pg_sys::Query>(pg_sys::NodeTag::T_Query);
+        let entry = make::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
+        (*query).commandType = pg_sys::CmdType::CMD_SELECT;
+        (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
+        (*entry).relid = relation;
+        (*entry).relkind = kind as std::ffi::c_char;
+        (*entry).rellockmode = pg_sys::AccessShareLock as c_int;
+        (*query).rtable = pg_sys::lappend(std::ptr::null_mut(), entry.cast());
+        #[cfg(feature = "pg15")]
+        {
+            (*entry).requiredPerms = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            let permissions = pg_sys::addRTEPermissionInfo(&raw mut (*query).rteperminfos, entry);
+            (*permissions).requiredPerms = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+        }
+        (query, entry)
+    }
+}
+
+/// Adds columns to those that the first table of a query is read by, so that privileges on them are checked.
+///
+/// # Safety
+/// `query` has a table as its first entry.
+pub unsafe fn check_columns(query: *mut pg_sys::Query, columns: &[i16]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let selected = &raw mut (*pg_sys::list_nth((*query).rtable, 0).cast::<pg_sys::RangeTblEntry>()).selectedCols;
+        #[cfg(not(feature = "pg15"))]
+        let selected =
+            &raw mut (*pg_sys::list_nth((*query).rteperminfos, 0).cast::<pg_sys::RTEPermissionInfo>()).selectedCols;
+        for column in columns {
+            let member = c_int::from(*column) - pg_sys::FirstLowInvalidHeapAttributeNumber;
+            *selected = pg_sys::bms_add_member(*selected, member);
+        }
+    }
+}
+
+/// Runs a query that was started, to its end.
+///
+/// # Safety
+/// `query` was started by `ExecutorStart`.
+pub unsafe fn executor_run(query: *mut pg_sys::QueryDesc) {
+    let forward = pg_sys::ScanDirection::ForwardScanDirection;
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::ExecutorRun(query, forward, 0);
+    }
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::ExecutorRun(query, forward, 0, true);
+    }
 }

@@ -3,7 +3,9 @@
 //! The life of a change: [`capture`] → [`changelog`] → [`worker::feeder`] → (bridge) → gateway → client.
 //! This file alone knows everybody: settings, shared memory, callbacks, the launcher. Main thread only.
 
+mod access;
 mod api;
+mod attempt;
 mod capture;
 mod changelog;
 mod compat;

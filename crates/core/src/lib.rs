@@ -5,6 +5,7 @@
 
 pub mod cursor;
 pub mod held;
+pub mod router;
 pub mod session;
 pub mod snapshot;
 

@@ -66,7 +66,10 @@ impl Feeder {
             ToFeeder::SnapshotFailed { session, ids, code, message, hint } => {
                 self.read_again(session, &ids, &Refusal { code, message, hint });
             }
-            ToFeeder::Auth { .. } | ToFeeder::Answer { .. } | ToFeeder::AskFailed { .. } | ToFeeder::NeedDatabase { .. } => {}
+            ToFeeder::Auth { .. }
+            | ToFeeder::Answer { .. }
+            | ToFeeder::AskFailed { .. }
+            | ToFeeder::NeedDatabase { .. } => {}
             ToFeeder::NeedTick => self.commit_due = true,
             ToFeeder::NeedWorker { waiting } => self.launch_query_workers(waiting as usize),
         }

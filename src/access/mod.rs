@@ -1,0 +1,67 @@
+//! Who may see what: identities, row-level security, conditions.
+//!
+//! Decides, by asking Postgres, which rows of a table a session's subscription holds, and how that is found out for a
+//! change: on the row alone where the policies fold ([`fold`]), else by asking Postgres for the row ([`read`]). Nothing here
+//! knows of connections. Main thread only, in a transaction.
+
+pub mod execute;
+pub mod filter;
+pub mod fold;
+pub mod identity;
+pub mod node;
+pub mod policy;
+pub mod read;
+mod volatility;
+
+use crate::attempt::attempt;
+use filter::Predicate;
+use fold::Unfoldable;
+use identity::Identity;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::{self, Oid};
+
+/// How the rows of a subscription are told from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Path {
+    /// On the row alone.
+    Folded { predicate: Predicate, reads_roles: bool },
+    /// By asking Postgres for the row, because of what cannot be folded.
+    Asked(Unfoldable),
+}
+
+/// Finds the path for an identity: its policies on the table, the tenant's column, its own condition (both as
+/// `node::text` makes them).
+///
+/// # Errors
+/// What the policies raised: no row can be shown.
+#[allow(clippy::result_large_err, reason = "pgrx's type of error")]
+pub fn path(
+    identity: &Identity,
+    relation: Oid,
+    kind: u8,
+    tenant: Option<&str>,
+    condition: Option<&str>,
+) -> Result<Path, CaughtError> {
+    attempt(|| {
+        let acting = identity.act();
+        // SAFETY: in a transaction; the texts were made for this table.
+        let path = unsafe {
+            let policies = policy::conditions(relation, kind);
+            match fold::fold(policies) {
+                Ok(folded) => {
+                    let access = read::with(folded.conditions, tenant);
+                    let condition = read::with(std::ptr::null_mut(), condition);
+                    let text = |list: *mut pg_sys::List| {
+                        if list.is_null() { String::new() } else { node::text(list.cast()) }
+                    };
+                    let role = if folded.reads_roles || folded.calls_users_functions { identity.role } else { 0 };
+                    let predicate = Predicate { access: text(access), condition: text(condition), role };
+                    Path::Folded { predicate, reads_roles: folded.reads_roles }
+                }
+                Err(why) => Path::Asked(why),
+            }
+        };
+        acting.end();
+        path
+    })
+}
