@@ -170,6 +170,12 @@ impl Stem {
         Self { cursor: cursor.into(), hash: hash(&[cursor.as_bytes()]) }
     }
 
+    /// The tick's cursor alone.
+    #[must_use]
+    pub fn cursor(&self) -> &str {
+        &self.cursor
+    }
+
     /// The text for a connection that holds this.
     #[must_use]
     pub fn with(&self, held: &Held) -> String {

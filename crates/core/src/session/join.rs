@@ -71,7 +71,7 @@ impl<F: Frame> Session<F> {
 
     /// All rows of a subscription are in the queue. `now` is the last tick, where none is open: if it contains S',
     /// the subscription goes live at once and the commit is repeated.
-    pub fn rows_done(&mut self, job: JobId, index: u32, now: Option<&Rc<Tick<F>>>, out: &mut Vec<Action<F>>) {
+    pub fn rows_done(&mut self, job: JobId, index: u32, now: Option<&Rc<Tick>>, out: &mut Vec<Action<F>>) {
         let Some(join) = self.joins.iter_mut().find(|j| j.job == job) else { return };
         if join.snapshot.is_none() {
             return;
@@ -83,7 +83,7 @@ impl<F: Frame> Session<F> {
             && !self.dirty
             && self.go_live(now, out)
         {
-            out.push(Action::Commit(now.clone()));
+            self.let_out(now, out);
             self.trim();
         }
     }
@@ -141,7 +141,7 @@ impl<F: Frame> Session<F> {
     }
 
     /// Lets every subscription go live that may at this tick; answers whether one did, and the commit must follow.
-    pub(super) fn go_live(&mut self, tick: &Rc<Tick<F>>, out: &mut Vec<Action<F>>) -> bool {
+    pub(super) fn go_live(&mut self, tick: &Rc<Tick>, out: &mut Vec<Action<F>>) -> bool {
         // (shape, S') of those that go; a shape's frames are sent once for the oldest S' among them.
         let mut shapes: Vec<(ShapeId, usize)> = Vec::new();
         for join in &mut self.joins {
@@ -153,6 +153,7 @@ impl<F: Frame> Session<F> {
                 let Some(number) = member.sub.take() else { continue };
                 let Some(sub) = self.subs.iter_mut().find(|s| s.number == number) else { continue };
                 sub.state = State::Live;
+                self.holding = None;
                 let (mut text, tail) = snapshot_parts(&sub.id, true, None);
                 text.extend_from_slice(b"[]");
                 text.extend_from_slice(&tail);

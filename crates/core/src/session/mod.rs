@@ -2,7 +2,8 @@
 //!
 //! Decides: which messages are in order, which subscriptions exist, when a subscription that joins goes live, which
 //! frames are sent, kept or held. Leaves to others: sockets, queues, time, who may see what. Invariant: at every
-//! `commit` that it lets out, each subscription whose snapshot is done is at exactly that commit's snapshot.
+//! `commit` that it lets out, each subscription whose snapshot is done is at exactly that commit's snapshot, and the
+//! commit's cursor names exactly these.
 //!
 //! Events go in through methods, [`Action`]s come out in order; the caller carries them out in that order. Frames are
 //! opaque and shared (`F` is a handle that is cheap to clone). Pure, single thread.
@@ -13,12 +14,13 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+use crate::held::{Held, Stem};
 use crate::snapshot::Snapshot;
 use join::Join;
 use rte_protocol::bridge::{JobId, SessionId, ShapeId, SubscriptionReport, ToFeeder};
 use rte_protocol::wire::{CloseCode, ErrorCode, Limits, ServerMessage, TableInfo};
 use std::rc::Rc;
-use subscription::{ShapeUse, Sub};
+use subscription::{ShapeUse, State, Sub};
 
 /// A handle to an encoded frame.
 pub trait Frame: Clone {
@@ -28,13 +30,13 @@ pub trait Frame: Clone {
 
 /// A closed tick of a database.
 #[derive(Debug)]
-pub struct Tick<F> {
+pub struct Tick {
     /// What every live subscription is at after it.
     pub snapshot: Snapshot,
-    /// The place that clients store.
-    pub cursor: Box<str>,
-    /// The `commit` message.
-    pub frame: F,
+    /// The place that clients store, without what each of them holds.
+    pub cursor: Stem,
+    /// When it was made, as clients are told.
+    pub time: Box<str>,
 }
 
 /// What the caller has to do, in order.
@@ -44,8 +46,8 @@ pub enum Action<F> {
     Text(String),
     /// Send a shared frame.
     Frame(F),
-    /// Send the commit of this tick.
-    Commit(Rc<Tick<F>>),
+    /// Send the commit of this tick to a client that holds this.
+    Commit(Rc<Tick>, Rc<Held>),
     /// Find the feeder of this tenant, then call [`Session::attach`] or [`Session::refuse`].
     Resolve { tenant: Option<String> },
     /// Tell the feeder.
@@ -97,9 +99,9 @@ enum Phase {
 
 /// A frame or a commit that waits for the end of a catch-up.
 #[derive(Debug)]
-enum Held<F> {
+enum Behind<F> {
     Changes(ShapeId, F),
-    Commit(Rc<Tick<F>>),
+    Commit(Rc<Tick>),
 }
 
 /// One client's session.
@@ -126,10 +128,14 @@ pub struct Session<F> {
     /// Subscriptions of a `hello` with a cursor that the feeder has not answered. The client may hold copies of them at that
     /// cursor, so no commit may move it on before each copy is either continued or given up.
     unanswered: u32,
-    held: Vec<Held<F>>,
+    behind: Vec<Behind<F>>,
+    /// What the live subscriptions come to; none when one has come or gone since.
+    holding: Option<Rc<Held>>,
+    /// A token was sent to the feeder, which has not answered.
+    renewing: bool,
     /// Frames of the open tick were sent, its commit must follow.
     dirty: bool,
-    /// Bytes of kept and held frames.
+    /// Bytes of kept frames and of those that wait behind a catch-up.
     kept_bytes: usize,
 }
 
@@ -149,7 +155,9 @@ impl<F: Frame> Session<F> {
             deferred: Vec::new(),
             resuming: false,
             unanswered: 0,
-            held: Vec::new(),
+            behind: Vec::new(),
+            holding: None,
+            renewing: false,
             dirty: false,
             kept_bytes: 0,
         }
@@ -213,14 +221,22 @@ impl<F: Frame> Session<F> {
         self.subs.iter().filter(|s| s.is_the_clients()).map(Sub::report).collect()
     }
 
-    /// The tenant's feeder is there: asks it.
-    pub fn attach(&mut self, out: &mut Vec<Action<F>>) {
+    /// The tenant's feeder is there: asks it. `tenant` is the name that the directory knows, empty for the landlord.
+    pub fn attach(&mut self, tenant: &str, out: &mut Vec<Action<F>>) {
         if self.phase == Phase::Resolving
-            && let Some(open) = self.open.take()
+            && let Some(mut open) = self.open.take()
         {
             self.phase = Phase::Opening;
+            if let ToFeeder::Open { tenant: of_session, .. } = &mut *open {
+                tenant.clone_into(of_session);
+            }
             out.push(Action::Feeder(*open));
         }
+    }
+
+    /// The feeder has accepted the token of the last `auth`.
+    pub const fn renewed(&mut self) {
+        self.renewing = false;
     }
 
     /// The session is not let in.
@@ -262,7 +278,7 @@ impl<F: Frame> Session<F> {
         let Some(used) = self.shapes.iter_mut().find(|s| s.shape == shape) else { return Delivery::Ignore };
         if holds {
             self.kept_bytes += frame.bytes();
-            self.held.push(Held::Changes(shape, frame.clone()));
+            self.behind.push(Behind::Changes(shape, frame.clone()));
             return Delivery::Kept;
         }
         if used.joining > 0 {
@@ -278,12 +294,12 @@ impl<F: Frame> Session<F> {
     }
 
     /// The open tick is closed. To be called where the tick concerned the session, or it [wants commits](Self::wants_commits).
-    pub fn commit(&mut self, tick: &Rc<Tick<F>>, out: &mut Vec<Action<F>>) {
+    pub fn commit(&mut self, tick: &Rc<Tick>, out: &mut Vec<Action<F>>) {
         if self.holds() {
             // Of commits in a row the last says it all.
-            match self.held.last_mut() {
-                Some(Held::Commit(last)) => *last = tick.clone(),
-                _ => self.held.push(Held::Commit(tick.clone())),
+            match self.behind.last_mut() {
+                Some(Behind::Commit(last)) => *last = tick.clone(),
+                _ => self.behind.push(Behind::Commit(tick.clone())),
             }
             return;
         }
@@ -293,24 +309,34 @@ impl<F: Frame> Session<F> {
         let went_live = self.go_live(tick, out);
         if self.dirty || went_live {
             self.dirty = false;
-            out.push(Action::Commit(tick.clone()));
+            self.let_out(tick, out);
         }
         self.trim();
     }
 
     /// A commit without changes, to move the client's cursor on. `tick` is the last one, and none is open. Answers
     /// whether one was let out.
-    pub fn bare_commit(&mut self, tick: &Rc<Tick<F>>, out: &mut Vec<Action<F>>) -> bool {
+    pub fn bare_commit(&mut self, tick: &Rc<Tick>, out: &mut Vec<Action<F>>) -> bool {
         let may = self.phase == Phase::Open && !self.holds() && !self.dirty;
         if may {
             self.go_live(tick, out);
-            out.push(Action::Commit(tick.clone()));
+            self.let_out(tick, out);
             self.trim();
         }
         may
     }
 
-    /// The catch-up's last part and its commit are in the queue: what was held behind it follows.
+    fn let_out(&mut self, tick: &Rc<Tick>, out: &mut Vec<Action<F>>) {
+        out.push(Action::Commit(tick.clone(), self.holding()));
+    }
+
+    /// What the live subscriptions hold: for the cursor of a commit that is sent now.
+    pub fn holding(&mut self) -> Rc<Held> {
+        let live = self.subs.iter().filter(|s| s.state == State::Live).filter_map(|s| s.digest);
+        self.holding.get_or_insert_with(|| Rc::new(Held::of(live))).clone()
+    }
+
+    /// The catch-up's last part and its commit are in the queue: what waited behind it follows.
     pub fn catch_up_ended(&mut self, out: &mut Vec<Action<F>>) {
         if self.resuming {
             self.resuming = false;
@@ -318,24 +344,24 @@ impl<F: Frame> Session<F> {
             for used in self.shapes.iter_mut().filter(|s| s.joining > 0) {
                 used.kept_and_sent = true;
             }
-            self.release_held(out);
+            self.release_behind(out);
         }
     }
 
-    /// Sends what was held, where nothing has to be held any more.
-    fn release_held(&mut self, out: &mut Vec<Action<F>>) {
+    /// Sends what had to wait, where it has to wait no more.
+    fn release_behind(&mut self, out: &mut Vec<Action<F>>) {
         if self.holds() {
             return;
         }
-        for held in std::mem::take(&mut self.held) {
-            match held {
-                Held::Changes(shape, frame) => {
+        for late in std::mem::take(&mut self.behind) {
+            match late {
+                Behind::Changes(shape, frame) => {
                     self.kept_bytes -= frame.bytes();
                     if self.changes(shape, &frame) == Delivery::Send {
                         out.push(Action::Frame(frame));
                     }
                 }
-                Held::Commit(tick) => self.commit(&tick, out),
+                Behind::Commit(tick) => self.commit(&tick, out),
             }
         }
     }

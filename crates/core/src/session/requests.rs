@@ -1,7 +1,7 @@
 //! What a client may ask, and the answers that need nobody else.
 //!
 //! Each refusal has its code; none but a first message that is not `hello` costs the connection. What is asked of the
-//! feeder and not answered yet is bounded with the subscriptions. Pure.
+//! feeder and not answered yet is bounded: with the subscriptions, and to one token. Pure.
 
 use super::subscription::{Sub, bridge_id};
 use super::{Action, Frame, Phase, Session, error, error_text};
@@ -58,10 +58,24 @@ impl<F: Frame> Session<F> {
             ClientMessage::Ack { .. } => {}
             ClientMessage::Mutate(mutate) => out.push(not_supported("mutate", Some(&mutate.id))),
             ClientMessage::Verify { id } => out.push(not_supported("verify", Some(&id))),
-            ClientMessage::Auth(_) => out.push(not_supported("auth", None)),
+            ClientMessage::Auth(auth) => self.auth(auth.token, out),
             ClientMessage::Publish(_) => out.push(not_supported("publish", None)),
             ClientMessage::Join(_) => out.push(not_supported("join", None)),
             ClientMessage::Leave(_) => out.push(not_supported("leave", None)),
+        }
+    }
+
+    /// A fresh token. One at a time: each may cost the database a query.
+    fn auth(&mut self, token: String, out: &mut Vec<Action<F>>) {
+        if self.phase != Phase::Open {
+            let hint = Some("wait for welcome");
+            out.push(error(ErrorCode::UnexpectedMessage, "there is no session whose token to renew", hint, None));
+        } else if self.renewing {
+            let message = "the token before is not answered yet";
+            out.push(error(ErrorCode::TooManyRequests, message, None, None));
+        } else {
+            self.renewing = true;
+            out.push(Action::Feeder(ToFeeder::Auth { session: self.id, token }));
         }
     }
 

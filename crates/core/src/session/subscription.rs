@@ -30,6 +30,8 @@ pub(super) struct Sub {
     pub id: Box<str>,
     pub state: State,
     pub shape: Option<ShapeId>,
+    /// What the feeder calls its contents, for the cursors of the connection.
+    pub digest: Option<u64>,
     /// It came with a `hello` that had a cursor, and is not answered.
     pub from_hello: bool,
     /// `schema.name` once the feeder has answered.
@@ -38,7 +40,15 @@ pub(super) struct Sub {
 
 impl Sub {
     pub fn new(number: u32, id: &str, table: &str) -> Self {
-        Self { number, id: id.into(), state: State::Requested, shape: None, from_hello: false, table: table.into() }
+        Self {
+            number,
+            id: id.into(),
+            state: State::Requested,
+            shape: None,
+            digest: None,
+            from_hello: false,
+            table: table.into(),
+        }
     }
 
     /// Whether the client knows it.
@@ -75,7 +85,7 @@ pub(super) fn number_of(bridge_id: &str) -> Option<u32> {
 pub(super) struct Kept<F> {
     pub frame: F,
     /// None while its tick is open.
-    pub tick: Option<Rc<Tick<F>>>,
+    pub tick: Option<Rc<Tick>>,
 }
 
 /// How a session uses a shape.
@@ -102,7 +112,7 @@ impl<F: Frame> ShapeUse<F> {
         std::mem::take(&mut self.kept).iter().map(|k| k.frame.bytes()).sum()
     }
 
-    pub fn close_tick(&mut self, tick: &Rc<Tick<F>>) {
+    pub fn close_tick(&mut self, tick: &Rc<Tick>) {
         for kept in self.kept.iter_mut().rev().take_while(|k| k.tick.is_none()) {
             kept.tick = Some(tick.clone());
         }
@@ -125,6 +135,7 @@ impl<F: Frame> Session<F> {
         key: Vec<String>,
         columns: Vec<Column>,
         resumed: bool,
+        digest: Option<u64>,
         out: &mut Vec<Action<F>>,
     ) {
         let Some(at) = self.position(id) else { return };
@@ -141,9 +152,11 @@ impl<F: Frame> Session<F> {
         let sub = &mut self.subs[at];
         sub.from_hello = false;
         sub.shape = Some(shape);
+        sub.digest = digest;
         sub.table = table.as_str().into();
         sub.state = if resumed { State::Live } else { State::Joining { job: None } };
         self.resuming |= resumed;
+        self.holding = None;
         let id = sub.id.to_string();
         let used = match self.shapes.iter_mut().position(|s| s.shape == shape) {
             Some(at) => &mut self.shapes[at],
@@ -241,12 +254,15 @@ impl<F: Frame> Session<F> {
     /// The feeder has answered one of `hello`'s.
     fn answered(&mut self, out: &mut Vec<Action<F>>) {
         self.unanswered -= 1;
-        self.release_held(out);
+        self.release_behind(out);
     }
 
     /// Takes a subscription out of its shape and its job.
     fn release(&mut self, at: usize, out: &mut Vec<Action<F>>) {
         let (number, state) = (self.subs[at].number, self.subs[at].state);
+        if state == State::Live {
+            self.holding = None;
+        }
         if let Some(shape) = self.subs[at].shape.take()
             && let Some(at) = self.shapes.iter().position(|s| s.shape == shape)
         {

@@ -1,9 +1,12 @@
 //! Single promises about requests and bookkeeping.
 
-use crate::session::{Action, Frame, Session, Welcome};
+use crate::held::{LISTED, Stem};
+use crate::session::{Action, Frame, Session, Tick, Welcome};
+use crate::snapshot::Snapshot;
 use rte_protocol::bridge::ToFeeder;
 use rte_protocol::wire::{ClientMessage, CloseCode, ErrorCode, Limits};
 use serde_json::Value;
+use std::rc::Rc;
 
 #[derive(Debug, Clone)]
 struct Nothing;
@@ -34,7 +37,7 @@ fn open(max: u32) -> Session<Nothing> {
     let mut session = Session::new(1, "peer", max);
     let mut out = say(&mut session, r#"{"type":"hello"}"#);
     assert!(matches!(out[..], [Action::Resolve { tenant: None }]));
-    session.attach(&mut out);
+    session.attach("", &mut out);
     let limits = Limits { max_frame_bytes: 1, max_subscriptions: max, client_queue_bytes: 1 };
     let welcome = Welcome { session: "u".into(), tenant: "t".into(), server: "s".into(), heartbeat_ms: 1, limits };
     session.opened(welcome, "web".into(), vec![], &mut out);
@@ -68,7 +71,7 @@ fn subscriptions_are_counted_until_the_feeder_has_answered() {
     assert_eq!(texts(&out)[0]["type"], "unsubscribed");
     assert_eq!(texts(&say(&mut session, &subscribe("a")))[0]["code"], "TOO_MANY_SUBSCRIPTIONS");
     let mut out = Vec::new();
-    session.subscribed("0:a", 1, "t".into(), vec![], vec![], false, &mut out);
+    session.subscribed("0:a", 1, "t".into(), vec![], vec![], false, None, &mut out);
     assert!(out.is_empty(), "the answer to the first of this name is nobody's: {out:?}");
     assert!(matches!(say(&mut session, &subscribe("a"))[..], [Action::Feeder(_)]));
 }
@@ -79,7 +82,7 @@ fn refusals_of_hellos_subscriptions_follow_welcome() {
     let hello =
         r#"{"type":"hello","subscriptions":[{"id":"a","table":"t"},{"id":"a","table":"t"},{"id":"b","table":"t"}]}"#;
     let mut out = say(&mut session, hello);
-    session.attach(&mut out);
+    session.attach("", &mut out);
     let Some(Action::Feeder(ToFeeder::Open { subscriptions, .. })) = out.last() else { panic!("{out:?}") };
     assert_eq!(subscriptions.len(), 1);
     out.clear();
@@ -101,8 +104,58 @@ fn what_is_not_supported_says_so_with_its_id() {
         let out = texts(&say(&mut session, text));
         assert_eq!((&out[0]["code"], &out[0]["id"]), (&"NOT_SUPPORTED".into(), &"7".into()));
     }
-    let out = texts(&say(&mut session, r#"{"type":"auth","token":"x"}"#));
-    assert_eq!(out[0]["code"], "NOT_SUPPORTED");
     let out = texts(&say(&mut session, r#"{"type":"what","id":"7"}"#));
     assert_eq!((&out[0]["code"], &out[0]["id"]), (&"UNKNOWN_TYPE".into(), &"7".into()));
+}
+
+#[test]
+fn one_token_at_a_time_goes_to_the_feeder_and_none_before_welcome() {
+    let auth = r#"{"type":"auth","token":"x"}"#;
+    let mut session = Session::new(1, "peer", 1);
+    let mut out = say(&mut session, r#"{"type":"hello"}"#);
+    session.attach("blue", &mut out);
+    assert!(matches!(&out[1], Action::Feeder(ToFeeder::Open { tenant, .. }) if tenant == "blue"), "{out:?}");
+    assert_eq!(texts(&say(&mut session, auth))[0]["code"], "UNEXPECTED_MESSAGE");
+
+    let mut session = open(1);
+    let sent = ToFeeder::Auth { session: 1, token: "x".into() };
+    assert!(matches!(&say(&mut session, auth)[..], [Action::Feeder(message)] if *message == sent));
+    assert_eq!(texts(&say(&mut session, auth))[0]["code"], "TOO_MANY_REQUESTS");
+    session.renewed();
+    assert!(matches!(&say(&mut session, auth)[..], [Action::Feeder(_)]));
+}
+
+#[test]
+fn a_cursor_names_the_live_subscriptions_however_many_they_are() {
+    let tick = |n: u64| {
+        let snapshot = Snapshot::new(n, vec![]);
+        Rc::new(Tick { snapshot, cursor: Stem::new("c"), time: "t".into() })
+    };
+    for count in [1, LISTED, LISTED + 1, 100] {
+        let mut session = open(200);
+        let mut out = vec![];
+        let ids: Vec<String> = (0..count).map(|n| format!("{n}:i{n}")).collect();
+        for (n, id) in ids.iter().enumerate() {
+            let text = format!(r#"{{"type":"subscribe","id":"i{n}","table":"t"}}"#);
+            say(&mut session, &text);
+            session.subscribed(id, 1, "t".into(), vec![], vec![], false, Some(n as u64), &mut out);
+        }
+        session.job(1, &ids, &mut out);
+        session.begin(1, Snapshot::new(5, vec![]));
+        assert!(session.holding().holds_exactly(&[]), "what joins is not held");
+        for n in 0..count {
+            session.rows_done(1, n as u32, None, &mut out);
+        }
+        let digests: Vec<u64> = (0..count as u64).collect();
+        out.clear();
+        session.commit(&tick(5), &mut out);
+        let Some(Action::Commit(_, held)) = out.last() else { panic!("{out:?}") };
+        assert!(held.holds_exactly(&digests) && held.is_listed() == (count <= LISTED));
+
+        say(&mut session, r#"{"type":"unsubscribe","id":"i0"}"#);
+        out.clear();
+        assert!(session.bare_commit(&tick(6), &mut out));
+        let Some(Action::Commit(_, held)) = out.last() else { panic!("{out:?}") };
+        assert!(held.holds_exactly(&digests[1..]), "what is gone is not held");
+    }
 }

@@ -1,8 +1,11 @@
-//! The client: keeps copies, checks them at every commit, comes and goes.
+//! The client: keeps copies, checks them and what the cursor says of them at every commit, comes and goes.
 
 use super::World;
 use super::database::{Copy, Op, Row, apply};
+use super::feeder::digest;
+use crate::held;
 use crate::session::Session;
+use rte_protocol::bridge::ShapeId;
 use rte_protocol::wire::{ClientMessage, ErrorCode, Hello, Subscription};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -11,17 +14,18 @@ use std::rc::Rc;
 /// A copy that the client keeps.
 #[derive(Debug, Default, Clone)]
 pub struct Held {
-    pub shape: String,
+    /// None while it is replaced.
+    pub shape: Option<ShapeId>,
     pub copy: Copy,
     pub done: bool,
 }
 
 #[derive(Debug)]
 pub enum Staged {
-    Subscribed(String, String, bool),
+    Subscribed(String, ShapeId, bool),
     Rows(String, Vec<(u64, Row)>),
     Done(String),
-    Changes(String, Rc<Vec<Op>>),
+    Changes(ShapeId, Rc<Vec<Op>>),
     Gone(String),
     Resync(String),
 }
@@ -30,7 +34,10 @@ pub enum Staged {
 pub struct Client {
     pub copies: BTreeMap<String, Held>,
     pub staged: Vec<Staged>,
-    pub cursor: Option<usize>,
+    /// As it came with the last commit.
+    pub cursor: Option<String>,
+    /// The tick of that commit.
+    pub at: usize,
     /// A client may or may not apply changes to rows that it has staged: both must come out exact.
     pub applies_to_staged: bool,
 }
@@ -52,7 +59,7 @@ impl World {
             params: None,
         };
         let hello = Hello {
-            cursor: self.client.cursor.map(|c| c.to_string()),
+            cursor: self.client.cursor.clone(),
             subscriptions: self.asked.iter().map(subscription).collect(),
             ..Hello::default()
         };
@@ -67,7 +74,7 @@ impl World {
 
     pub fn client_step(&mut self) {
         let id = ["a", "b", "c", "d"][self.random.below(4) as usize].to_owned();
-        if self.random.chance(4) {
+        if self.random.chance(12) {
             self.connect();
         } else if !self.asked.contains(&id) {
             self.asked.insert(id.clone());
@@ -86,8 +93,14 @@ impl World {
         let id = || m["id"].as_str().expect("id").to_owned();
         let staged = match m["type"].as_str().expect("type") {
             "subscribed" => {
-                let shape = m["shape"].as_str().expect("shape").to_owned();
-                Staged::Subscribed(id(), shape, m["resumed"] == true)
+                let shape = m["shape"].as_str().and_then(|s| s.strip_prefix('s')).and_then(|s| s.parse().ok());
+                let (shape, resumed) = (shape.expect("shape"), m["resumed"] == true);
+                if resumed {
+                    let held = self.client.copies.get(&id());
+                    assert!(held.is_some_and(|h| h.done && h.shape == Some(shape)), "{m} goes on from {held:?}");
+                    self.resumes += 1;
+                }
+                Staged::Subscribed(id(), shape, resumed)
             }
             "snapshot" => {
                 assert_eq!(m["done"], true);
@@ -116,13 +129,13 @@ impl World {
         }
     }
 
-    pub fn apply_commit(&mut self, tick: usize) {
+    pub fn apply_commit(&mut self, cursor: &str) {
         let staged = std::mem::take(&mut self.client.staged);
         for item in staged {
             match item {
                 Staged::Subscribed(id, shape, resumed) => {
                     let held = self.client.copies.entry(id).or_default();
-                    held.shape = shape;
+                    held.shape = Some(shape);
                     if !resumed {
                         held.done = false;
                         held.copy.clear();
@@ -144,12 +157,12 @@ impl World {
                 Staged::Resync(id) => {
                     if let Some(held) = self.client.copies.get_mut(&id) {
                         held.done = false;
-                        held.shape.clear();
+                        held.shape = None;
                     }
                 }
                 Staged::Changes(shape, ops) => {
                     let staged_too = self.client.applies_to_staged;
-                    for held in self.client.copies.values_mut().filter(|h| h.shape == shape) {
+                    for held in self.client.copies.values_mut().filter(|h| h.shape == Some(shape)) {
                         if held.done || staged_too {
                             ops.iter().for_each(|op| apply(&mut held.copy, op));
                         }
@@ -157,11 +170,15 @@ impl World {
                 }
             }
         }
+        let (place, held) = held::split(cursor).expect("cursor");
+        let tick: usize = place.parse().expect("tick");
+        let done = self.client.copies.iter().filter(|(_, h)| h.done);
+        let digests: Vec<u64> = done.filter_map(|(id, h)| digest(id, h.shape?)).collect();
+        assert!(held.holds_exactly(&digests), "the cursor names the copies that are at it: {:?}", self.client.copies);
         let snapshot = &self.feeder.ticks[tick];
-        if let Some(before) = self.client.cursor {
-            assert!(snapshot.contains(&self.feeder.ticks[before]), "a cursor never goes back");
-        }
-        self.client.cursor = Some(tick);
+        assert!(snapshot.contains(&self.feeder.ticks[self.client.at]), "a cursor never goes back");
+        self.client.cursor = Some(cursor.to_owned());
+        self.client.at = tick;
         for (id, held) in self.client.copies.iter().filter(|(_, h)| h.done) {
             let table = usize::from(id.as_str() >= "c");
             assert_eq!(held.copy, self.db.at(snapshot, table), "copy {id} at tick {tick}");

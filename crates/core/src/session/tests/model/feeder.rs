@@ -4,6 +4,7 @@ use super::World;
 use super::database::Op;
 use super::gateway::Wire;
 use super::worker::Job;
+use crate::held;
 use crate::snapshot::Snapshot;
 use rte_protocol::bridge::{JobId, SessionId, ShapeId, ToFeeder};
 use rte_protocol::wire::Subscription;
@@ -29,8 +30,21 @@ pub struct Feeder {
     /// Bridge id → shape.
     pub live: BTreeMap<String, ShapeId>,
     pub generation: u32,
+    /// What is read under the client's id now: grows with what replaces its copy.
+    pub versions: BTreeMap<String, u32>,
     pub next_job: JobId,
     pub catch_up: Option<FromFeeder>,
+}
+
+/// The client's id in one of the bridge.
+pub fn clients(bridge_id: &str) -> &str {
+    bridge_id.split_once(':').expect("number").1
+}
+
+/// Names what a subscription reads. Some can not be resumed.
+pub fn digest(id: &str, shape: ShapeId) -> Option<u64> {
+    let of_id = id.bytes().fold(0, |n, b| n * 256 + u64::from(b));
+    (id != "d" || (shape / 2).is_multiple_of(2)).then_some(of_id << 32 | u64::from(shape))
 }
 
 impl World {
@@ -40,11 +54,23 @@ impl World {
             ToFeeder::Open { session, cursor, subscriptions, .. } => {
                 self.feeder.live.clear();
                 self.feeder.outbox.push_back(FromFeeder::Opened(session));
-                let cursor: Option<usize> = cursor.and_then(|c| c.parse().ok());
+                let cursor = cursor.as_deref().map(|c| held::split(c).expect("cursor"));
+                let cursor: Option<(usize, _)> = cursor.map(|(place, held)| (place.parse().expect("tick"), held));
                 let mut shapes = vec![];
                 let mut joining = vec![];
                 for subscription in subscriptions {
-                    let resumed = cursor.is_some() && !self.random.chance(25);
+                    let id = clients(&subscription.id);
+                    let table: u32 = subscription.table.parse().expect("table");
+                    let now = self.feeder.versions.get(id).map(|version| version * 2 + table);
+                    let holds = now
+                        .and_then(|now| digest(id, now))
+                        .is_some_and(|digest| cursor.as_ref().is_some_and(|(_, held)| held.holds(digest)));
+                    if let Some(copy) = self.client.copies.get(id).filter(|_| session == self.session.id()) {
+                        let same = copy.shape == now && now.and_then(|now| digest(id, now)).is_some();
+                        assert_eq!(holds, same, "{id} is {now:?} now, its copy {copy:?}");
+                    }
+                    // The log may have been cut.
+                    let resumed = holds && !self.random.chance(10);
                     let shape = self.subscribed(session, &subscription, resumed);
                     if resumed {
                         shapes.push(shape);
@@ -52,7 +78,7 @@ impl World {
                         joining.push(subscription.id);
                     }
                 }
-                if let (Some(from), false) = (cursor, shapes.is_empty()) {
+                if let (Some((from, _)), false) = (cursor, shapes.is_empty()) {
                     shapes.sort_unstable();
                     shapes.dedup();
                     let last = self.feeder.ticks.len() - 1;
@@ -61,7 +87,7 @@ impl World {
                         let (earlier, later) = (&self.feeder.ticks[at], &self.feeder.ticks[at + 1]);
                         for shape in &shapes {
                             let ops = self.db.between(earlier, later, (shape % 2) as usize);
-                            frames.push(Wire::Changes(*shape, Rc::new(ops)));
+                            frames.push(Wire(*shape, Rc::new(ops)));
                         }
                     }
                     self.feeder.catch_up = Some(FromFeeder::CatchUp(session, frames, last));
@@ -87,7 +113,11 @@ impl World {
 
     pub fn subscribed(&mut self, session: SessionId, subscription: &Subscription, resumed: bool) -> ShapeId {
         let table: u32 = subscription.table.parse().expect("table");
-        let shape = self.feeder.generation * 2 + table;
+        let version = self.feeder.versions.entry(clients(&subscription.id).to_owned()).or_default();
+        if !resumed {
+            *version = self.feeder.generation;
+        }
+        let shape = *version * 2 + table;
         self.feeder.live.insert(subscription.id.clone(), shape);
         self.feeder.outbox.push_back(FromFeeder::Subscribed(session, subscription.id.clone(), shape, resumed));
         shape

@@ -3,20 +3,17 @@
 use super::World;
 use super::client::Staged;
 use super::database::Op;
-use super::feeder::FromFeeder;
+use super::feeder::{FromFeeder, clients, digest};
 use super::worker::FromWorker;
+use crate::held::Stem;
 use crate::session::{Action, Delivery, Frame, Tick, Welcome};
 use rte_protocol::bridge::{SessionId, ShapeId, ToFeeder};
 use rte_protocol::wire::{ErrorCode, Limits};
 use std::rc::Rc;
 
-/// What stands for encoded frames.
+/// What stands for an encoded frame of changes.
 #[derive(Debug, Clone)]
-pub enum Wire {
-    Changes(ShapeId, Rc<Vec<Op>>),
-    /// Number of the tick.
-    Commit(usize),
-}
+pub struct Wire(pub ShapeId, pub Rc<Vec<Op>>);
 
 impl Frame for Wire {
     fn bytes(&self) -> usize {
@@ -30,10 +27,10 @@ impl World {
             match action {
                 Action::Text(text) => self.see(&text),
                 Action::Frame(frame) => self.deliver(frame),
-                Action::Commit(tick) => self.deliver(tick.frame.clone()),
+                Action::Commit(tick, held) => self.apply_commit(&tick.cursor.with(&held)),
                 Action::Resolve { .. } => {
                     let mut out = vec![];
-                    self.session.attach(&mut out);
+                    self.session.attach("", &mut out);
                     self.carry_out(out);
                 }
                 Action::Feeder(message) => self.feeder.inbox.push_back(message),
@@ -50,11 +47,13 @@ impl World {
         }
     }
 
-    pub fn deliver(&mut self, frame: Wire) {
-        match frame {
-            Wire::Changes(shape, ops) => self.client.staged.push(Staged::Changes(format!("s{shape}"), ops)),
-            Wire::Commit(tick) => self.apply_commit(tick),
-        }
+    pub fn deliver(&mut self, Wire(shape, ops): Wire) {
+        self.client.staged.push(Staged::Changes(shape, ops));
+    }
+
+    fn closed(&self, number: usize) -> Rc<Tick> {
+        let (snapshot, cursor) = (self.feeder.ticks[number].clone(), Stem::new(&number.to_string()));
+        Rc::new(Tick { snapshot, cursor, time: "".into() })
     }
 
     pub fn feeder_says(&mut self, message: FromFeeder) {
@@ -68,7 +67,8 @@ impl World {
                 self.session.opened(welcome, "web".into(), vec![], &mut out);
             }
             FromFeeder::Subscribed(session, id, shape, resumed) if session == current => {
-                self.session.subscribed(&id, shape, "t".into(), vec![], vec![], resumed, &mut out);
+                let digest = digest(clients(&id), shape);
+                self.session.subscribed(&id, shape, "t".into(), vec![], vec![], resumed, digest, &mut out);
             }
             FromFeeder::Job(session, job, ids) if session == current => self.session.job(job, &ids, &mut out),
             FromFeeder::Resync(session, id) if session == current => {
@@ -79,12 +79,13 @@ impl World {
             }
             FromFeeder::CatchUp(session, frames, tick) if session == current && self.session.is_resuming() => {
                 frames.into_iter().for_each(|f| self.deliver(f));
-                self.deliver(Wire::Commit(tick));
+                let held = self.session.holding();
+                self.apply_commit(&self.closed(tick).cursor.with(&held));
                 self.session.catch_up_ended(&mut out);
             }
             FromFeeder::Changes(shape, ops) => {
                 self.tick_open = true;
-                let frame = Wire::Changes(shape, ops);
+                let frame = Wire(shape, ops);
                 if self.watching.contains(&shape) && self.session.changes(shape, &frame) == Delivery::Send {
                     self.in_tick = true;
                     self.deliver(frame);
@@ -92,8 +93,7 @@ impl World {
             }
             FromFeeder::Commit(number) => {
                 self.tick_open = false;
-                let snapshot = self.feeder.ticks[number].clone();
-                let tick = Rc::new(Tick { snapshot, cursor: "".into(), frame: Wire::Commit(number) });
+                let tick = self.closed(number);
                 self.latest = Some(tick.clone());
                 if self.in_tick || self.session.wants_commits() {
                     self.in_tick = false;

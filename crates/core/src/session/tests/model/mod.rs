@@ -1,7 +1,8 @@
 //! A simulated database, feeder, query worker and client around the machine, in random interleavings.
 //!
 //! Promise: after every commit that the client gets, each of its copies whose snapshot is done equals the table at
-//! that commit's snapshot. Rows are locked by their writers as in Postgres, so that commits of one row are in order;
+//! that commit's snapshot, and the cursor names these copies and no others, so that exactly those that the client
+//! holds as they are read now can be resumed. Rows are locked by their writers as in Postgres, so that commits of one row are in order;
 //! transactions of different rows end in any order, and some do not.
 mod client;
 mod database;
@@ -28,7 +29,7 @@ struct World {
     from_worker: VecDeque<(SessionId, FromWorker)>,
     session: Session<Wire>,
     watching: BTreeSet<ShapeId>,
-    latest: Option<Rc<Tick<Wire>>>,
+    latest: Option<Rc<Tick>>,
     tick_open: bool,
     in_tick: bool,
     client: Client,
@@ -37,6 +38,7 @@ struct World {
     next_session: SessionId,
     checks: usize,
     lives: usize,
+    resumes: usize,
 }
 
 impl World {
@@ -58,6 +60,7 @@ impl World {
             next_session: 1,
             checks: 0,
             lives: 0,
+            resumes: 0,
         };
         world.connect();
         world
@@ -112,7 +115,7 @@ impl World {
 
 #[test]
 fn every_commit_shows_exactly_its_snapshot_in_any_interleaving() {
-    let (mut checks, mut lives) = (0, 0);
+    let (mut checks, mut lives, mut resumes) = (0, 0, 0);
     let seeds = std::env::var("RTE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(400);
     for seed in 1..=seeds {
         let result = std::panic::catch_unwind(|| {
@@ -131,11 +134,13 @@ fn every_commit_shows_exactly_its_snapshot_in_any_interleaving() {
             for (id, held) in &world.client.copies {
                 assert_eq!(held.copy, world.db.at(&last, usize::from(id.as_str() >= "c")), "{id} in the end");
             }
-            (world.checks, world.lives)
+            (world.checks, world.lives, world.resumes)
         });
-        let Ok((c, l)) = result else { panic!("seed {seed}") };
+        let Ok((c, l, r)) = result else { panic!("seed {seed}") };
         checks += c;
         lives += l;
+        resumes += r;
     }
-    assert!(checks > 10_000 && lives > 2_000, "the model has power: {checks} checks, {lives} joins");
+    let power = format!("{checks} checks, {lives} joins, {resumes} resumed");
+    assert!(checks > 10_000 && lives > 2_000 && resumes > 500, "the model has power: {power}");
 }
