@@ -40,6 +40,8 @@ static QUERY_WORKER_IDLE_TIMEOUT: Int = GucSetting::<i32>::new(60);
 // One thread carries thousands of connections; a second keeps one busy core from delaying the rest.
 static IO_THREADS: Int = GucSetting::<i32>::new(2);
 static HELLO_TIMEOUT: Int = GucSetting::<i32>::new(10_000);
+// A feeder is up within a second; this leaves time for a database that is created, and for a free worker slot.
+static TENANT_START_TIMEOUT: Int = GucSetting::<i32>::new(10_000);
 // Below the 60 s after which common proxies cut an idle connection.
 static HEARTBEAT_INTERVAL: Int = GucSetting::<i32>::new(25_000);
 static STALL_TIMEOUT: Int = GucSetting::<i32>::new(30_000);
@@ -139,6 +141,15 @@ pub fn register() {
     );
     int(c"rte.io_threads", c"Threads of the gateway that serve connections.", &IO_THREADS, 1, 64, postmaster(), none);
     int(c"rte.hello_timeout", c"Time for a connection to say hello.", &HELLO_TIMEOUT, 100, 600_000, Sighup, ms);
+    int(
+        c"rte.tenant_start_timeout",
+        c"Time for the feeder of a tenant's database to come up while clients wait for it.",
+        &TENANT_START_TIMEOUT,
+        100,
+        600_000,
+        Sighup,
+        ms,
+    );
     int(
         c"rte.heartbeat_interval",
         c"Time between heartbeats; a client that misses two is closed.",
@@ -284,6 +295,7 @@ pub fn gateway_config(bridge_path: String) -> GatewayConfig {
         landlord_database: landlord_database(),
         io_threads: get(&IO_THREADS) as u32,
         hello_timeout_ms: get(&HELLO_TIMEOUT),
+        tenant_wait_ms: get(&TENANT_START_TIMEOUT),
         heartbeat_ms: get(&HEARTBEAT_INTERVAL),
         stall_timeout_ms: get(&STALL_TIMEOUT),
         max_connections: get(&MAX_CONNECTIONS) as u32,

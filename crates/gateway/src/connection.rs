@@ -3,13 +3,14 @@
 //! The task wakes for what the client sends, and for a socket that was full and takes bytes again; never for a
 //! delivery, which the hub writes itself. I/O threads only.
 
-use crate::directory::FeederId;
+use crate::directory::{FeederId, Home};
 use crate::hub::Hub;
 use crate::limits::Permit;
 use crate::queue::{OutFrame, OutQueue};
 use crate::websocket::WebSocketIn;
+use rte_core::Held;
 use rte_core::session::{Session, Tick};
-use rte_protocol::bridge::ShapeId;
+use rte_protocol::bridge::{JobId, ShapeId};
 use rte_protocol::wire::ClientInfo;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -48,16 +49,22 @@ pub struct ConnState {
     pub backlog: Vec<u8>,
     pub claims: Option<Box<UrlClaims>>,
     pub feeder: Option<FeederId>,
+    /// The tenant that `hello` asked for, until its feeder is found.
+    pub wanted: Option<Box<str>>,
+    /// The tenant and database that it belongs to, once they are known.
+    pub home: Option<Home>,
     /// Shapes that it watches and its place among their members.
     pub watching: Vec<(ShapeId, u32)>,
     pub uuid: Box<str>,
-    pub tenant: Box<str>,
     pub role: Box<str>,
     pub client: Option<Box<ClientInfo>>,
     pub sent_bytes: u64,
     pub sent_commits: u64,
-    pub sent_tick: Option<Rc<Tick<OutFrame>>>,
+    /// The last commit and what it said to be held.
+    pub sent: Option<(Rc<Tick>, Rc<Held>)>,
     pub acked: Option<Box<str>>,
+    /// A question about it that the query workers have, and since when.
+    pub asking: Option<(JobId, Instant)>,
     /// The open tick has put frames into its queue.
     pub in_tick: bool,
     /// It is in the list of those that must see every commit.

@@ -5,7 +5,7 @@ use crate::directory::FeederId;
 use crate::flow::Credit;
 use crate::limits::Permit;
 use bytes::Bytes;
-use rte_protocol::bridge::{ConnectionReport, GatewayConfig, JobId, SessionId, ShapeFrame, ToFeeder};
+use rte_protocol::bridge::{ConnectionReport, GatewayConfig, JobId, SessionId, ShapeFrame, Tenant, ToFeeder};
 use rte_protocol::wire::{Column, ErrorCode, TableInfo};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -25,8 +25,7 @@ pub struct ChangesPart {
 pub struct CommitPart {
     pub snapshot: rte_core::Snapshot,
     pub cursor: String,
-    /// The `commit` message.
-    pub text: Bytes,
+    pub time: String,
     pub _credit: Credit,
 }
 
@@ -37,8 +36,9 @@ pub struct CatchUpPart {
     pub frames: Vec<u32>,
     pub body: Bytes,
     pub cursor: String,
-    /// The `commit` message that closes it; for the last part.
-    pub commit: Option<Bytes>,
+    pub time: String,
+    /// A commit closes it.
+    pub last: bool,
     pub _credit: Credit,
 }
 
@@ -62,6 +62,14 @@ pub enum SessionEvent {
         key: Vec<String>,
         columns: Vec<Column>,
         resumed: bool,
+        digest: Option<u64>,
+    },
+    Renewed {
+        role: String,
+    },
+    /// A question about the session was put to the query workers.
+    Ask {
+        job: JobId,
     },
     Resync {
         id: String,
@@ -109,12 +117,25 @@ pub enum SessionEvent {
     JobLost,
 }
 
+/// Why clients that wait for a tenant are refused.
+#[derive(Debug)]
+pub struct Unavailable {
+    pub tenant: String,
+    pub close: u16,
+    pub code: ErrorCode,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
 /// To an I/O thread.
 #[derive(Debug)]
 pub enum ToIo {
     Socket { stream: TcpStream, peer: SocketAddr, permit: Permit },
     FeederUp { feeder: FeederId, database: u32, name: Arc<str> },
     FeederDown { feeder: FeederId },
+    Goodbye { feeder: FeederId, close: u16 },
+    Tenants(Arc<[Tenant]>),
+    TenantUnavailable(Arc<Unavailable>),
     Changes { feeder: FeederId, part: Arc<ChangesPart> },
     Commit { feeder: FeederId, part: Arc<CommitPart> },
     CatchUp { feeder: FeederId, part: Arc<CatchUpPart> },
@@ -127,9 +148,27 @@ pub enum ToIo {
 /// To the bridge thread.
 #[derive(Debug)]
 pub enum ToBridge {
-    Feeder { feeder: FeederId, message: ToFeeder },
-    CancelJob { feeder: FeederId, job: JobId },
-    SessionGone { feeder: FeederId, session: SessionId },
+    Feeder {
+        feeder: FeederId,
+        message: ToFeeder,
+    },
+    CancelJob {
+        feeder: FeederId,
+        job: JobId,
+    },
+    SessionGone {
+        feeder: FeederId,
+        session: SessionId,
+    },
+    /// The workers have had long enough for a question.
+    GiveUpAsk {
+        feeder: FeederId,
+        job: JobId,
+    },
+    /// Clients of the tenant wait and no feeder of its database is attached.
+    NeedDatabase {
+        tenant: Box<str>,
+    },
 }
 
 /// The ways into the I/O threads. A session's id says which thread it lives in.

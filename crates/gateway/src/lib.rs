@@ -111,6 +111,7 @@ impl Gateway {
             io: io.clone(),
             log: log.clone(),
             metrics: metrics.clone(),
+            landlord: config.landlord_database.clone(),
             inbox,
             stop: stops[0].clone(),
         };

@@ -55,9 +55,9 @@ figures! {
     feeders: "gauge",
     /// query workers that are attached
     workers: "gauge",
-    /// snapshot jobs that wait for a query worker
+    /// jobs that wait for a query worker: snapshots, and questions about tokens
     jobs_waiting: "gauge",
-    /// snapshot jobs that were handed to a query worker
+    /// jobs that were handed to a query worker
     jobs_total: "counter",
     /// rows of snapshots that were sent
     snapshot_rows_total: "counter",

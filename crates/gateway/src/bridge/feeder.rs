@@ -1,13 +1,13 @@
 //! A feeder's connection: what it says, in its order, to the I/O threads.
 
+use super::jobs::{Job, Kind};
 use super::peer::{BridgeFrame, FrameReader, PeerOut};
 use super::{Bridge, Feeder};
 use crate::directory::FeederId;
-use crate::event::{CatchUpPart, ChangesPart, CommitPart, SessionEvent, ToIo};
+use crate::event::{CatchUpPart, ChangesPart, CommitPart, SessionEvent, ToIo, Unavailable};
 use crate::flow::Flow;
 use bytes::Bytes;
 use rte_protocol::bridge::{FromFeeder, frame::FrameError};
-use rte_protocol::wire::ServerMessage;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,6 +26,8 @@ enum Fault {
     Snapshot(#[from] rte_core::snapshot::ParseSnapshotError),
     #[error("lengths of frames do not add up to their body")]
     Lengths,
+    #[error("tenants are the landlord's to tell of")]
+    NotLandlord,
 }
 
 /// Serves a feeder until it is gone, given up or replaced.
@@ -40,7 +42,7 @@ pub async fn serve(bridge: &Bridge, mut reader: FrameReader, out: &Rc<PeerOut>, 
             old_out.close();
         }
     }
-    bridge.feeders.borrow_mut().insert(id, Feeder { database, out: out.clone() });
+    bridge.feeders.borrow_mut().insert(id, Feeder { database, landlord: *name == bridge.landlord, out: out.clone() });
     let shared_name: Arc<str> = name.into();
     bridge.io.all(|| ToIo::FeederUp { feeder: id, database, name: shared_name.clone() });
     bridge.show_feeders();
@@ -86,8 +88,7 @@ fn handle(
         }
         FromFeeder::Commit { snapshot, cursor, time } => {
             figures.ticks_total.fetch_add(1, Relaxed);
-            let text = commit_text(&cursor, time);
-            let part = CommitPart { snapshot: snapshot.parse()?, cursor, text, _credit: credit() };
+            let part = CommitPart { snapshot: snapshot.parse()?, cursor, time, _credit: credit() };
             let part = Arc::new(part);
             bridge.io.all(|| ToIo::Commit { feeder, part: part.clone() });
         }
@@ -96,35 +97,46 @@ fn handle(
             if total != body.len() {
                 return Err(Fault::Lengths);
             }
-            let commit = last.then(|| commit_text(&cursor, time));
-            let part = Arc::new(CatchUpPart { sessions, frames, body, cursor, commit, _credit: credit() });
+            let part = Arc::new(CatchUpPart { sessions, frames, body, cursor, time, last, _credit: credit() });
             bridge.io.all(|| ToIo::CatchUp { feeder, part: part.clone() });
         }
         FromFeeder::Opened { session, role, tables } => to(session, SessionEvent::Opened { role, tables }),
         FromFeeder::Refused { session, close, code, message, hint } => {
             to(session, SessionEvent::Refused { close, code, message, hint });
         }
-        FromFeeder::Subscribed { session, id, shape, table, key, columns, resumed, digest: _ } => {
-            to(session, SessionEvent::Subscribed { id, shape, table, key, columns, resumed });
+        FromFeeder::Subscribed { session, id, shape, table, key, columns, resumed, digest } => {
+            to(session, SessionEvent::Subscribed { id, shape, table, key, columns, resumed, digest });
         }
         FromFeeder::Job { job, session, ids } => {
             // Before a worker can begin it.
             to(session, SessionEvent::Job { job, ids });
-            bridge.queue_job(feeder, database, job, session, body);
+            bridge.queue_job(database, Job { kind: Kind::Snapshot, feeder, id: job, session, blob: body });
+        }
+        FromFeeder::Ask { job, session } => {
+            // The session may have gone, and takes its question back then.
+            to(session, SessionEvent::Ask { job });
+            bridge.queue_job(database, Job { kind: Kind::Ask, feeder, id: job, session, blob: body });
         }
         FromFeeder::Resync { session, id, reason } => to(session, SessionEvent::Resync { id, reason }),
         FromFeeder::Ended { session, id, code, message, hint } => {
             to(session, SessionEvent::Ended { id, code, message, hint });
         }
-        FromFeeder::Renewed { .. } | FromFeeder::Ask { .. } => {}
-        FromFeeder::Tenants { .. } | FromFeeder::TenantUnavailable { .. } => {}
+        FromFeeder::Renewed { session, role } => to(session, SessionEvent::Renewed { role }),
+        FromFeeder::Goodbye { close } => bridge.io.all(|| ToIo::Goodbye { feeder, close }),
+        FromFeeder::Tenants { .. } | FromFeeder::TenantUnavailable { .. } if !bridge.is_landlord(feeder) => {
+            return Err(Fault::NotLandlord);
+        }
+        FromFeeder::Tenants { tenants } => {
+            let tenants: Arc<[_]> = tenants.into();
+            bridge.io.all(|| ToIo::Tenants(tenants.clone()));
+        }
+        FromFeeder::TenantUnavailable { tenant, close, code, message, hint } => {
+            let why = Arc::new(Unavailable { tenant, close, code, message, hint });
+            bridge.io.all(|| ToIo::TenantUnavailable(why.clone()));
+        }
         FromFeeder::SessionError { session, id, code, message, hint } => {
             to(session, SessionEvent::Error { id, code, message, hint });
         }
     }
     Ok(())
-}
-
-fn commit_text(cursor: &str, time: String) -> Bytes {
-    ServerMessage::Commit { cursor: cursor.to_owned(), time, mutations: None }.to_text().into()
 }

@@ -14,7 +14,7 @@ use crate::control::Log;
 use crate::directory::FeederId;
 use crate::event::{IoThreads, ToBridge, ToIo};
 use crate::metrics::Metrics;
-use jobs::{Jobs, WorkerId};
+use jobs::{Job, Jobs, Kind, WorkerId};
 use peer::{FrameReader, PeerOut};
 use rte_protocol::bridge::{Attach, JobId, SessionId, ToFeeder, ToWorker};
 use std::cell::{Cell, RefCell};
@@ -35,6 +35,8 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct Feeder {
     database: u32,
+    /// It keeps the registry of tenants.
+    landlord: bool,
     out: Rc<PeerOut>,
 }
 
@@ -44,6 +46,8 @@ struct Bridge {
     io: IoThreads,
     log: Log,
     metrics: Arc<Metrics>,
+    /// Name of the landlord's database.
+    landlord: String,
     feeders: RefCell<HashMap<FeederId, Feeder>>,
     workers: RefCell<HashMap<WorkerId, Rc<PeerOut>>>,
     jobs: RefCell<Jobs>,
@@ -58,6 +62,7 @@ pub struct Start {
     pub io: IoThreads,
     pub log: Log,
     pub metrics: Arc<Metrics>,
+    pub landlord: String,
     pub inbox: mpsc::UnboundedReceiver<ToBridge>,
     pub stop: Arc<Notify>,
 }
@@ -70,7 +75,7 @@ pub fn run(start: Start) -> std::io::Result<()> {
 }
 
 async fn serve(start: Start) -> std::io::Result<()> {
-    let Start { listener, path, io, log, metrics, mut inbox, stop } = start;
+    let Start { listener, path, io, log, metrics, landlord, mut inbox, stop } = start;
     // The file is this process' own: its owner is who may connect.
     let uid = std::fs::metadata(&path)?.uid();
     let listener = UnixListener::from_std(listener)?;
@@ -78,6 +83,7 @@ async fn serve(start: Start) -> std::io::Result<()> {
         io,
         log,
         metrics,
+        landlord,
         feeders: RefCell::default(),
         workers: RefCell::default(),
         jobs: RefCell::default(),
@@ -150,6 +156,8 @@ impl Bridge {
             ToBridge::SessionGone { feeder, session } => {
                 self.cancel(|j| j.feeder == feeder && j.session == session);
             }
+            ToBridge::GiveUpAsk { feeder, job } => self.give_up_ask(feeder, job),
+            ToBridge::NeedDatabase { tenant } => self.need_database(tenant.into()),
         }
     }
 
@@ -160,12 +168,38 @@ impl Bridge {
         }
     }
 
-    fn cancel(&self, matches: impl Fn(&jobs::Job) -> bool) {
+    fn cancel(&self, matches: impl Fn(&Job) -> bool) {
         let cancelled = self.jobs.borrow_mut().cancel(matches);
         for (worker, job) in cancelled {
             self.tell_worker(worker, &ToWorker::Cancel { job }, &[]);
         }
         self.show_jobs();
+    }
+
+    /// A question has waited too long for its answer. It may have come just now.
+    fn give_up_ask(&self, feeder: FeederId, job: JobId) {
+        let session = Cell::new(None);
+        self.cancel(|j| {
+            let it = j.kind == Kind::Ask && j.feeder == feeder && j.id == job;
+            if it {
+                session.set(Some(j.session));
+            }
+            it
+        });
+        if let Some(session) = session.get() {
+            self.tell_feeder(feeder, &ToFeeder::AskFailed { session, job });
+        }
+    }
+
+    fn is_landlord(&self, feeder: FeederId) -> bool {
+        self.feeders.borrow().get(&feeder).is_some_and(|f| f.landlord)
+    }
+
+    fn need_database(&self, tenant: String) {
+        let feeders = self.feeders.borrow();
+        if let Some(landlord) = feeders.values().find(|f| f.landlord) {
+            landlord.out.send(&ToFeeder::NeedDatabase { tenant }, &[]);
+        }
     }
 
     fn tell_worker(&self, worker: WorkerId, message: &ToWorker, body: &[u8]) {
@@ -225,8 +259,11 @@ impl Bridge {
         self.io.session(feeder, session, event);
     }
 
-    fn queue_job(&self, feeder: FeederId, database: u32, id: JobId, session: SessionId, blob: bytes::Bytes) {
-        self.jobs.borrow_mut().queue(database, jobs::Job { feeder, id, session, blob });
+    fn queue_job(&self, database: u32, job: Job) {
+        let (feeder, session, id) = (job.feeder, job.session, job.id);
+        if !self.jobs.borrow_mut().queue(database, job) {
+            self.tell_feeder(feeder, &ToFeeder::AskFailed { session, job: id });
+        }
         self.assign(database);
     }
 }

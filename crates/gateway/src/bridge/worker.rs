@@ -2,12 +2,15 @@
 //! snapshots.
 
 use super::Bridge;
-use super::jobs::{Lost, WorkerId};
+use super::jobs::{Job, Kind, Lost, WorkerId};
 use super::peer::{BridgeFrame, FrameReader, PeerOut};
+use crate::directory::FeederId;
 use crate::event::SessionEvent;
 use crate::flow::Flow;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use rte_protocol::bridge::{FromWorker, ToFeeder, frame::FrameError};
+use rte_protocol::bridge::{FromWorker, JobId, SessionId, ToFeeder, frame::FrameError};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -46,8 +49,12 @@ pub async fn serve(bridge: &Bridge, mut reader: FrameReader, out: &Rc<PeerOut>, 
     }
     bridge.workers.borrow_mut().remove(&id);
     let lost = bridge.jobs.borrow_mut().detach(id);
-    if let Lost::Broken(job) = lost {
-        bridge.session(job.feeder, job.session, SessionEvent::JobLost);
+    match lost {
+        Lost::Broken(job) => bridge.session(job.feeder, job.session, SessionEvent::JobLost),
+        Lost::Unanswered(Job { feeder, session, id, .. }) => {
+            bridge.tell_feeder(feeder, &ToFeeder::AskFailed { session, job: id });
+        }
+        Lost::Nothing | Lost::Requeued => {}
     }
     bridge.assign(database);
     bridge.log.debug(format!("query worker of database {database} is gone (process {pid})"));
@@ -66,35 +73,60 @@ fn handle(
     | FromWorker::End { job }
     | FromWorker::Answer { job }
     | FromWorker::Failed { job, .. }) = &message;
-    let (to, cancelled) = {
+    let (kind, feeder, session, cancelled) = {
         let mut jobs = bridge.jobs.borrow_mut();
         let Some(running) = jobs.running(worker, *job) else { return Ok(()) };
         if let FromWorker::Rows { rows, .. } = &message {
             running.rows_sent |= *rows > 0;
         }
-        ((running.job.feeder, running.job.session), running.cancelled)
+        (running.job.kind, running.job.feeder, running.job.session, running.cancelled)
     };
-    let over = matches!(message, FromWorker::End { .. } | FromWorker::Failed { .. });
+    let over = matches!(message, FromWorker::End { .. } | FromWorker::Answer { .. } | FromWorker::Failed { .. });
     if over {
         bridge.jobs.borrow_mut().finish(worker);
     }
-    if !cancelled {
-        let event = match message {
-            FromWorker::Begin { job, snapshot } => {
-                bridge.tell_feeder(to.0, &ToFeeder::NeedTick);
-                SessionEvent::Begin { job, snapshot: snapshot.parse()? }
-            }
-            FromWorker::Rows { job, index, rows, done, total } => {
-                let credit = flow.take(body.len());
-                SessionEvent::Rows { job, index, rows, body, done, total, credit }
-            }
-            FromWorker::End { job } | FromWorker::Answer { job } => SessionEvent::JobEnded { job },
-            FromWorker::Failed { job, code, message, hint } => SessionEvent::JobFailed { job, code, message, hint },
-        };
-        bridge.session(to.0, to.1, event);
+    match kind {
+        _ if cancelled => {}
+        Kind::Ask if over => answer(bridge, feeder, session, *job, &message, &body),
+        Kind::Ask => {}
+        Kind::Snapshot => snapshot(bridge, feeder, session, flow, message, body)?,
     }
     if over {
         bridge.assign(database);
     }
+    Ok(())
+}
+
+/// A question is answered, or will not be.
+fn answer(bridge: &Bridge, feeder: FeederId, session: SessionId, job: JobId, message: &FromWorker, body: &[u8]) {
+    let message = match message {
+        FromWorker::Answer { .. } => ToFeeder::Answer { session, job, answer: STANDARD.encode(body) },
+        _ => ToFeeder::AskFailed { session, job },
+    };
+    bridge.tell_feeder(feeder, &message);
+}
+
+/// Something of a snapshot, for its session.
+fn snapshot(
+    bridge: &Bridge,
+    feeder: FeederId,
+    session: SessionId,
+    flow: &Arc<Flow>,
+    message: FromWorker,
+    body: Bytes,
+) -> Result<(), Fault> {
+    let event = match message {
+        FromWorker::Begin { job, snapshot } => {
+            bridge.tell_feeder(feeder, &ToFeeder::NeedTick);
+            SessionEvent::Begin { job, snapshot: snapshot.parse()? }
+        }
+        FromWorker::Rows { job, index, rows, done, total } => {
+            let credit = flow.take(body.len());
+            SessionEvent::Rows { job, index, rows, body, done, total, credit }
+        }
+        FromWorker::End { job } | FromWorker::Answer { job } => SessionEvent::JobEnded { job },
+        FromWorker::Failed { job, code, message, hint } => SessionEvent::JobFailed { job, code, message, hint },
+    };
+    bridge.session(feeder, session, event);
     Ok(())
 }

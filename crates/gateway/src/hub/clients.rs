@@ -2,7 +2,6 @@
 
 use super::Hub;
 use crate::connection::{Conn, ConnState};
-use crate::directory::{FeederId, Place};
 use crate::event::ToBridge;
 use crate::queue::OutFrame;
 use rte_core::session::Action;
@@ -76,8 +75,8 @@ impl Hub {
             match action {
                 Action::Text(text) => self.push(conn, state, OutFrame::text(text.into(), 0)),
                 Action::Frame(frame) => self.push(conn, state, frame),
-                Action::Commit(tick) => self.push_commit(conn, state, tick, false),
-                Action::Resolve { tenant } => self.resolve(conn, state, tenant.as_deref()),
+                Action::Commit(tick, held) => self.push_commit(conn, state, tick, held),
+                Action::Resolve { tenant } => self.resolve(conn, state, tenant),
                 Action::Feeder(message) => {
                     if let Some(feeder) = state.feeder {
                         self.tell(ToBridge::Feeder { feeder, message });
@@ -101,27 +100,6 @@ impl Hub {
 
     pub(super) fn take_actions(&mut self) -> Vec<Action<OutFrame>> {
         std::mem::take(&mut self.actions)
-    }
-
-    /// Looks for the session's feeder. Where it is not there yet, the hello waits.
-    pub(super) fn resolve(&mut self, conn: &Rc<Conn>, state: &mut ConnState, tenant: Option<&str>) {
-        state.since = self.now;
-        state.tenant = tenant.unwrap_or(&self.config.landlord_database).into();
-        match self.directory.find(tenant, &self.config.landlord_database) {
-            Place::At(feeder) => self.attach(conn, state, feeder),
-            Place::NotYet => {}
-            Place::Unknown => {
-                let hint = Some("a tenant is the name of a database that has registered tables");
-                self.refuse(conn, state, CloseCode::NoSuchTenant, ErrorCode::UnknownTenant, "no such tenant", hint);
-            }
-        }
-    }
-
-    pub(super) fn attach(&mut self, conn: &Rc<Conn>, state: &mut ConnState, feeder: FeederId) {
-        state.feeder = Some(feeder);
-        let mut actions = self.take_actions();
-        state.session.attach(&mut actions);
-        self.carry_out(conn, state, actions);
     }
 
     pub(super) fn refuse(

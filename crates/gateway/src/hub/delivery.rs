@@ -1,11 +1,12 @@
 //! The way of a tick: from one frame per shape into the queues of those who watch it, without a copy, and of a
 //! catch-up into those of the sessions that missed it.
 
-use super::{EARLY, Hub, over, write};
+use super::{Commits, EARLY, Hub, over, write};
 use crate::connection::{Conn, ConnState};
 use crate::directory::FeederId;
 use crate::event::{CatchUpPart, ChangesPart, CommitPart};
 use crate::queue::OutFrame;
+use rte_core::held::Stem;
 use rte_core::session::{Delivery, Tick};
 use rte_protocol::bridge::ShapeId;
 use std::rc::Rc;
@@ -109,11 +110,11 @@ impl Hub {
         let Some(feeder) = self.feeders.get_mut(&id) else { return };
         let tick = Rc::new(Tick {
             snapshot: part.snapshot.clone(),
-            cursor: part.cursor.as_str().into(),
-            frame: OutFrame::text(part.text.clone(), 0),
+            cursor: Stem::new(&part.cursor),
+            time: part.time.as_str().into(),
         });
         feeder.tick_open = false;
-        feeder.latest = Some(tick.clone());
+        feeder.latest = Some(Commits::new(tick.clone()));
         let mut in_tick = std::mem::take(&mut feeder.in_tick);
         let mut waiting = std::mem::take(&mut feeder.waiting);
         for slot in in_tick.drain(..) {
@@ -142,7 +143,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn commit_one(&mut self, conn: &Rc<Conn>, state: &mut ConnState, tick: &Rc<Tick<OutFrame>>) {
+    pub(super) fn commit_one(&mut self, conn: &Rc<Conn>, state: &mut ConnState, tick: &Rc<Tick>) {
         let mut actions = self.take_actions();
         state.session.commit(tick, &mut actions);
         self.carry_out(conn, state, actions);
@@ -159,12 +160,12 @@ impl Hub {
             frames.push((shape_of(&part.body[start..end]), OutFrame::text(part.body.slice(start..end), 0)));
             start = end;
         }
-        let commit = part.commit.as_ref().map(|text| {
-            Rc::new(Tick {
+        let mut commits = part.last.then(|| {
+            Commits::new(Rc::new(Tick {
                 snapshot: rte_core::Snapshot::default(),
-                cursor: part.cursor.as_str().into(),
-                frame: OutFrame::text(text.clone(), 0),
-            })
+                cursor: Stem::new(&part.cursor),
+                time: part.time.as_str().into(),
+            }))
         });
         for session in &part.sessions {
             let Some(conn) = self.of_session(*session) else { continue };
@@ -182,8 +183,8 @@ impl Hub {
                 }
             }
             self.flush_later(&conn, &mut state);
-            if let Some(commit) = &commit {
-                self.push_commit(&conn, &mut state, commit.clone(), true);
+            if let Some(commits) = &mut commits {
+                self.push_paced_commit(&conn, &mut state, commits);
                 let mut actions = self.take_actions();
                 state.session.catch_up_ended(&mut actions);
                 self.carry_out(&conn, &mut state, actions);

@@ -49,7 +49,7 @@ impl Hub {
             (&conn, state.as_deref_mut().filter(|s| s.feeder == Some(feeder) && s.closing.is_none()))
         else {
             // The session went while the feeder still worked for it.
-            if let SessionEvent::Job { job, .. } = event {
+            if let SessionEvent::Job { job, .. } | SessionEvent::Ask { job } = event {
                 self.tell(ToBridge::CancelJob { feeder, job });
             }
             return;
@@ -63,7 +63,7 @@ impl Hub {
                 state.role = role.as_str().into();
                 let welcome = Welcome {
                     session: state.uuid.to_string(),
-                    tenant: state.tenant.to_string(),
+                    tenant: state.home.as_ref().map(|home| home.name().to_owned()).unwrap_or_default(),
                     server: self.config.server.clone(),
                     heartbeat_ms: self.config.heartbeat_ms,
                     limits: Limits {
@@ -72,13 +72,20 @@ impl Hub {
                         client_queue_bytes: self.config.client_queue_bytes,
                     },
                 };
+                state.asking = None;
                 s.opened(welcome, role, tables, out);
             }
+            SessionEvent::Renewed { role } => {
+                state.role = role.into();
+                state.asking = None;
+                s.renewed();
+            }
+            SessionEvent::Ask { job } => state.asking = Some((job, self.now)),
             SessionEvent::Refused { close, code, message, hint } => {
                 s.refuse(close_code(close), code, &message, hint.as_deref(), out);
             }
-            SessionEvent::Subscribed { id, shape, table, key, columns, resumed } => {
-                s.subscribed(&id, shape, table, key, columns, resumed, out);
+            SessionEvent::Subscribed { id, shape, table, key, columns, resumed, digest } => {
+                s.subscribed(&id, shape, table, key, columns, resumed, digest, out);
             }
             SessionEvent::Resync { id, reason } => s.resync(&id, reason, out),
             SessionEvent::Ended { id, code, message, hint } => s.ended(&id, code, &message, hint.as_deref(), out),
@@ -127,7 +134,7 @@ fn take_claims(state: &mut ConnState, hello: &mut Hello) {
 }
 
 /// The close code that a feeder asked for.
-fn close_code(code: u16) -> CloseCode {
+pub(super) fn close_code(code: u16) -> CloseCode {
     let all = [
         CloseCode::Normal,
         CloseCode::GoingAway,

@@ -9,10 +9,11 @@ mod delivery;
 mod messages;
 mod sending;
 mod sweep;
+mod tenants;
 
 use crate::connection::{Conn, ConnState, UrlClaims};
 use crate::control::Log;
-use crate::directory::{Directory, FeederId, Place};
+use crate::directory::{Directory, FeederId};
 use crate::event::{ToBridge, ToIo};
 use crate::limits::Permit;
 use crate::metrics::Metrics;
@@ -30,7 +31,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use sending::{over, write};
+use messages::close_code;
+use sending::{Commits, over, write};
 pub use sweep::interval as sweep_interval;
 
 /// Bytes of a tick in one queue that are written before its commit: clients stage them anyway.
@@ -53,7 +55,8 @@ pub struct Shared {
 struct Feeder {
     database: u32,
     shapes: HashMap<ShapeId, Vec<usize>>,
-    latest: Option<Rc<Tick<OutFrame>>>,
+    /// The last tick and the commits that were made of it.
+    latest: Option<Commits>,
     tick_open: bool,
     /// Connections that have frames of the open tick.
     in_tick: Vec<usize>,
@@ -85,6 +88,8 @@ pub struct Hub {
     next_session: u64,
     feeders: HashMap<FeederId, Feeder>,
     directory: Directory,
+    /// Tenants whose database is waited for, and when it was last asked for.
+    asked: HashMap<Rc<str>, Instant>,
     /// Connections with something to write.
     to_flush: Vec<usize>,
     /// The time of the batch.
@@ -101,6 +106,8 @@ pub struct Hub {
 impl Hub {
     pub fn new(config: Arc<GatewayConfig>, shared: Shared) -> Self {
         Self {
+            directory: Directory::new(&config.landlord_database),
+            asked: HashMap::new(),
             config,
             shared,
             conns: Vec::new(),
@@ -108,7 +115,6 @@ impl Hub {
             sessions: HashMap::new(),
             next_session: 0,
             feeders: HashMap::new(),
-            directory: Directory::default(),
             to_flush: Vec::new(),
             now: Instant::now(),
             counted: Counted::default(),
@@ -146,15 +152,17 @@ impl Hub {
             backlog: Vec::new(),
             claims: (claims.token.is_some() || claims.tenant.is_some()).then(|| Box::new(claims)),
             feeder: None,
+            wanted: None,
+            home: None,
             watching: Vec::new(),
             uuid: Box::default(),
-            tenant: Box::default(),
             role: Box::default(),
             client: None,
             sent_bytes: 0,
             sent_commits: 0,
-            sent_tick: None,
+            sent: None,
             acked: None,
+            asking: None,
             in_tick: false,
             in_waiting: false,
             in_flush: false,
@@ -223,6 +231,9 @@ impl Hub {
         match event {
             ToIo::FeederUp { feeder, database, name } => self.feeder_up(feeder, database, &name),
             ToIo::FeederDown { feeder } => self.feeder_down(feeder),
+            ToIo::Goodbye { feeder, close } => self.leave(feeder, close_code(close)),
+            ToIo::Tenants(tenants) => self.tenants(&tenants),
+            ToIo::TenantUnavailable(why) => self.tenant_unavailable(&why),
             ToIo::Changes { feeder, part } => self.changes(feeder, &part),
             ToIo::Commit { feeder, part } => self.commit(feeder, &part),
             ToIo::CatchUp { feeder, part } => self.catch_up(feeder, &part),
@@ -248,31 +259,22 @@ impl Hub {
             waiting: Vec::new(),
         };
         self.feeders.insert(feeder, entry);
-        for slot in 0..self.conns.len() {
-            let Some(conn) = self.conns[slot].clone() else { continue };
-            let mut state = conn.state.borrow_mut();
-            if state.closing.is_some() || !state.session.is_resolving() {
-                continue;
-            }
-            let tenant = state.tenant.clone();
-            if self.directory.find(Some(&tenant), &self.config.landlord_database) == Place::At(feeder) {
-                self.attach(&conn, &mut state, feeder);
-                let backlog = std::mem::take(&mut state.backlog);
-                self.input(&conn, &mut state, &backlog);
-            }
-        }
+        self.place_waiting();
     }
 
     fn feeder_down(&mut self, feeder: FeederId) {
-        self.directory.down(feeder);
-        for slot in 0..self.conns.len() {
-            let Some(conn) = self.conns[slot].clone() else { continue };
-            let mut state = conn.state.borrow_mut();
-            if state.feeder == Some(feeder) {
-                self.close(&conn, &mut state, CloseCode::Restart);
-            }
-        }
+        self.leave(feeder, CloseCode::Restart);
         self.feeders.remove(&feeder);
+    }
+
+    /// The feeder serves nobody any more.
+    fn leave(&mut self, feeder: FeederId, code: CloseCode) {
+        self.directory.down(feeder);
+        self.each(|hub, conn, state| {
+            if state.feeder == Some(feeder) {
+                hub.close(conn, state, code);
+            }
+        });
     }
 
     fn of_session(&self, session: SessionId) -> Option<Rc<Conn>> {
@@ -280,20 +282,17 @@ impl Hub {
     }
 
     /// The last tick of a feeder, where none is open.
-    fn closed_tick(&self, feeder: FeederId) -> Option<Rc<Tick<OutFrame>>> {
-        self.feeders.get(&feeder).filter(|f| !f.tick_open).and_then(|f| f.latest.clone())
+    fn closed_tick(&self, feeder: FeederId) -> Option<Rc<Tick>> {
+        self.feeders.get(&feeder).filter(|f| !f.tick_open).and_then(|f| f.latest.as_ref()).map(|c| c.tick.clone())
     }
 
     fn shutdown(&mut self, restart: bool) {
         self.stopping = true;
         let code = if restart { CloseCode::Restart } else { CloseCode::GoingAway };
-        for slot in 0..self.conns.len() {
-            let Some(conn) = self.conns[slot].clone() else { continue };
-            self.close(&conn, &mut conn.state.borrow_mut(), code);
-        }
+        self.each(|hub, conn, state| hub.close(conn, state, code));
     }
 
-    /// Every connection, to be looked at by the sweep.
+    /// Every connection.
     fn each(&mut self, mut look: impl FnMut(&mut Self, &Rc<Conn>, &mut ConnState)) {
         for slot in 0..self.conns.len() {
             let Some(conn) = self.conns[slot].clone() else { continue };
@@ -316,7 +315,7 @@ impl Hub {
             let micros = conn.connected_at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
             out.push(ConnectionReport {
                 session: state.uuid.to_string(),
-                tenant: state.tenant.to_string(),
+                tenant: state.home.as_ref().map(|home| home.name().to_owned()).unwrap_or_default(),
                 role: state.role.to_string(),
                 address: conn.peer.to_string(),
                 client_id: state.client.as_ref().and_then(|c| c.id.clone()),
@@ -326,7 +325,7 @@ impl Hub {
                 queued_bytes: (state.queue.total() + state.session.kept_bytes()) as u64,
                 sent_bytes: state.sent_bytes,
                 sent_commits: state.sent_commits,
-                sent_cursor: state.sent_tick.as_ref().map(|t| t.cursor.to_string()),
+                sent_cursor: state.sent.as_ref().map(|(tick, held)| tick.cursor.with(held)),
                 acked_cursor: state.acked.as_ref().map(ToString::to_string),
             });
         }

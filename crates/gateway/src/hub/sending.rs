@@ -3,12 +3,43 @@
 use super::{Counted, Hub};
 use crate::connection::{Conn, ConnState};
 use crate::queue::OutFrame;
+use rte_core::Held;
 use rte_core::session::Tick;
 use rte_protocol::bridge::GatewayConfig;
-use rte_protocol::wire::CloseCode;
+use rte_protocol::wire::{CloseCode, ServerMessage};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
+
+/// Different commits of a tick that are kept to be shared.
+const SHARED: usize = 1024;
+
+/// The commits of a tick: clients that hold the same share the text.
+#[derive(Debug)]
+pub struct Commits {
+    pub tick: Rc<Tick>,
+    frames: HashMap<Rc<Held>, OutFrame>,
+}
+
+impl Commits {
+    pub fn new(tick: Rc<Tick>) -> Self {
+        Self { tick, frames: HashMap::new() }
+    }
+
+    /// The commit for those who hold this.
+    pub fn frame(&mut self, held: &Rc<Held>) -> OutFrame {
+        if let Some(frame) = self.frames.get(held) {
+            return frame.clone();
+        }
+        let (cursor, time) = (self.tick.cursor.with(held), self.tick.time.to_string());
+        let frame = OutFrame::text(ServerMessage::Commit { cursor, time, mutations: None }.to_text().into(), 0);
+        if self.frames.len() < SHARED {
+            self.frames.insert(held.clone(), frame.clone());
+        }
+        frame
+    }
+}
 
 impl Hub {
     /// Puts a frame that counts into the queue; past the bound the connection is closed.
@@ -40,26 +71,37 @@ impl Hub {
         self.flush_later(conn, state);
     }
 
-    pub(super) fn push_commit(
-        &mut self,
-        conn: &Rc<Conn>,
-        state: &mut ConnState,
-        tick: Rc<Tick<OutFrame>>,
-        paced: bool,
-    ) {
-        if paced {
-            self.push_paced(conn, state, tick.frame.clone(), 0);
-        } else if state.closing.is_none() {
-            // Without a look at the bound: it closes what is queued already.
-            if state.queue.is_empty() {
-                state.last_progress = self.now;
-            }
-            state.queue.push(tick.frame.clone());
-            self.flush_later(conn, state);
+    /// The commit of a tick, for a client that holds this.
+    pub(super) fn push_commit(&mut self, conn: &Rc<Conn>, state: &mut ConnState, tick: Rc<Tick>, held: Rc<Held>) {
+        if state.closing.is_some() {
+            return;
         }
+        let commits = state.feeder.and_then(|f| self.feeders.get_mut(&f)).and_then(|f| f.latest.as_mut());
+        let frame = match commits.filter(|commits| Rc::ptr_eq(&commits.tick, &tick)) {
+            Some(commits) => commits.frame(&held),
+            None => Commits::new(tick.clone()).frame(&held),
+        };
+        // Without a look at the bound: it closes what is queued already.
+        if state.queue.is_empty() {
+            state.last_progress = self.now;
+        }
+        state.queue.push(frame);
+        self.flush_later(conn, state);
+        self.note_commit(state, tick, held);
+    }
+
+    /// The commit that closes a catch-up.
+    pub(super) fn push_paced_commit(&mut self, conn: &Rc<Conn>, state: &mut ConnState, commits: &mut Commits) {
+        let held = state.session.holding();
+        let frame = commits.frame(&held);
+        self.push_paced(conn, state, frame, 0);
+        self.note_commit(state, commits.tick.clone(), held);
+    }
+
+    fn note_commit(&mut self, state: &mut ConnState, tick: Rc<Tick>, held: Rc<Held>) {
         state.last_commit = self.now;
         state.sent_commits += 1;
-        state.sent_tick = Some(tick);
+        state.sent = Some((tick, held));
         self.counted.commits += 1;
     }
 

@@ -4,8 +4,9 @@
 
 use super::{Hub, LINGER};
 use crate::connection::{Conn, ConnState};
+use crate::event::ToBridge;
 use rte_protocol::bridge::GatewayConfig;
-use rte_protocol::wire::{CloseCode, ErrorCode};
+use rte_protocol::wire::CloseCode;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ const SWEEPS: u64 = 10;
 
 /// The time between two sweeps.
 pub fn interval(config: &GatewayConfig) -> Duration {
-    let shortest = config.heartbeat_ms.min(config.hello_timeout_ms).min(config.stall_timeout_ms);
+    let shortest = [config.heartbeat_ms, config.hello_timeout_ms, config.stall_timeout_ms, config.tenant_wait_ms];
+    let shortest = shortest.into_iter().min().unwrap_or_default();
     Duration::from_millis((shortest / SWEEPS).clamp(10, 1000))
 }
 
@@ -34,6 +36,7 @@ impl Hub {
             }
             hub.look(conn, state, heartbeat, due);
         });
+        self.forget_asked();
         self.flush_all();
         self.show_gauges(sessions, subscriptions);
     }
@@ -52,10 +55,18 @@ impl Hub {
             self.close(conn, state, CloseCode::Timeout);
             return;
         }
-        if state.session.is_resolving() && past(state.since, hello_timeout) {
-            let message = "the database's workers are not running";
-            self.refuse(conn, state, CloseCode::TryAgainLater, ErrorCode::NotReady, message, Some("try again later"));
-            return;
+        if state.session.is_resolving() {
+            self.look_at_waiting(conn, state);
+            if state.closing.is_some() {
+                return;
+            }
+        }
+        if let Some((job, since)) = state.asking
+            && past(since, hello_timeout)
+            && let Some(feeder) = state.feeder
+        {
+            state.asking = None;
+            self.tell(ToBridge::GiveUpAsk { feeder, job });
         }
         let stall = Duration::from_millis(self.config.stall_timeout_ms);
         let stalled = state.queue.has_paced() && past(state.last_progress, stall);

@@ -2,6 +2,7 @@
 //! for messages, never for a time; a time-out is a failure.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use rte_core::{Held, held};
 use rte_protocol::bridge::{
     Attach, FromFeeder, FromWorker, GatewayConfig, SessionId, ShapeFrame, ShapeId, ToFeeder, ToGateway, ToLauncher,
     ToWorker, frame,
@@ -43,6 +44,7 @@ pub fn config(bridge_path: String) -> GatewayConfig {
         landlord_database: "main".into(),
         io_threads: 2,
         hello_timeout_ms: 5_000,
+        tenant_wait_ms: 5_000,
         heartbeat_ms: 20_000,
         stall_timeout_ms: 20_000,
         max_connections: 100,
@@ -104,8 +106,12 @@ impl Gateway {
     }
 
     pub fn worker(&self) -> Worker {
+        self.worker_of(1)
+    }
+
+    pub fn worker_of(&self, database: u32) -> Worker {
         let mut stream = self.bridge();
-        send_frame(&mut stream, &Attach::Worker { database: 1, pid: 2 }, &[]);
+        send_frame(&mut stream, &Attach::Worker { database, pid: 2 }, &[]);
         Worker { stream }
     }
 
@@ -203,6 +209,12 @@ pub fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> Option<(T, Ve
     Some((head, whole[body].to_vec()))
 }
 
+/// What the fake feeder calls the contents of a subscription.
+pub fn digest(bridge_id: &str, shape: ShapeId) -> u64 {
+    let id = bridge_id.split_once(':').expect("number").1;
+    id.bytes().fold(u64::from(shape), |n, b| n * 256 + u64::from(b))
+}
+
 pub struct Feeder {
     pub stream: UnixStream,
 }
@@ -253,7 +265,7 @@ impl Feeder {
             key: vec!["k".into()],
             columns: vec![Column { name: "k".into(), type_name: "int4".into(), nullable: false }],
             resumed,
-            digest: None,
+            digest: Some(digest(id, shape)),
         });
     }
 
@@ -388,6 +400,13 @@ impl Client {
         let message = self.next();
         assert_eq!(message["type"], kind, "{message}");
         message
+    }
+
+    /// The next message, a commit: its tick's cursor, and what it says to be held.
+    pub fn commit(&mut self) -> (String, Held) {
+        let commit = self.expect("commit");
+        let (cursor, held) = held::split(commit["cursor"].as_str().expect("cursor")).expect("cursor");
+        (cursor.to_owned(), held)
     }
 
     /// Drops messages until the connection is closed; answers the code.

@@ -46,6 +46,8 @@ pub struct GatewayConfig {
     pub landlord_database: String,
     pub io_threads: u32,
     pub hello_timeout_ms: u64,
+    /// Time for the feeder of a tenant's database to come up while clients of the tenant wait.
+    pub tenant_wait_ms: u64,
     pub heartbeat_ms: u64,
     /// Time for a snapshot's client to take the next part before it counts as too slow.
     pub stall_timeout_ms: u64,

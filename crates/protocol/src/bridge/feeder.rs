@@ -65,20 +65,24 @@ pub enum FromFeeder {
         key: Vec<String>,
         columns: Vec<Column>,
         resumed: bool,
-        /// Names what the subscription reads, for the cursors of its connection: a hash of its id, table, columns and
-        /// predicate. None where it cannot be resumed.
+        /// Names what the subscription reads, for the cursors of its connection: a hash of its id as the client chose it
+        /// (without the number that it has on the bridge), table, columns and predicate. None where it cannot be resumed.
         digest: Option<u64>,
     },
     /// The fresh token was accepted.
     Renewed { session: SessionId, role: String },
     /// A question to a query worker about a session, such as whose a token is: the body is opaque to the gateway. The worker's
-    /// answer comes back as `Answer`.
+    /// answer comes back as `Answer`, or `AskFailed`; neither comes where the session has gone. Before the snapshots that wait.
+    /// `job` is of the same numbers as in `Job`.
     Ask { job: JobId, session: SessionId },
     /// All tenants; replaces what was known. Only from the landlord's feeder, before any session is opened and whenever they change.
     /// Sessions of a tenant that is gone, or has another database now, are closed with 4404.
     Tenants { tenants: Vec<Tenant> },
     /// The clients that wait for this tenant are refused: an `error`, then a close with `close`.
     TenantUnavailable { tenant: String, close: u16, code: ErrorCode, message: String, hint: Option<String> },
+    /// The feeder is about to leave on purpose: its sessions are closed with this code, new ones wait for its successor. 1012
+    /// where the next one may start at once, 1013 where its place is for others.
+    Goodbye { close: u16 },
     /// What resumed sessions have missed: the body is `changes` frames, their lengths in `frames`,
     /// closed by a `commit` with `cursor` and `time`. May come in parts; only the last has `last`.
     CatchUp { sessions: Vec<SessionId>, frames: Vec<u32>, cursor: String, time: String, last: bool },
