@@ -230,3 +230,47 @@ pub unsafe fn executor_run(query: *mut pg_sys::QueryDesc) {
         pg_sys::ExecutorRun(query, forward, 0, true);
     }
 }
+
+/// What is told the range table of every query that the executor starts.
+pub type OnRangeTable = unsafe fn(*mut pg_sys::List);
+
+static mut ON_RANGE_TABLE: Option<OnRangeTable> = None;
+static mut PREVIOUS_CHECK: pg_sys::ExecutorCheckPerms_hook_type = None;
+
+/// Listens to the executor's checks of privileges, and forbids nothing. Once per process.
+pub fn on_range_table(listener: OnRangeTable) {
+    // SAFETY: the hook is only touched here, on the main thread.
+    unsafe {
+        ON_RANGE_TABLE = Some(listener);
+        PREVIOUS_CHECK = pg_sys::ExecutorCheckPerms_hook;
+        pg_sys::ExecutorCheckPerms_hook = Some(check_perms);
+    }
+}
+
+#[cfg(feature = "pg15")]
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_perms(range_table: *mut pg_sys::List, report: bool) -> bool {
+    // SAFETY: the executor's own range table; the hook before ours as it was set.
+    unsafe {
+        if let Some(listener) = ON_RANGE_TABLE {
+            listener(range_table);
+        }
+        PREVIOUS_CHECK.is_none_or(|hook| hook(range_table, report))
+    }
+}
+
+#[cfg(not(feature = "pg15"))]
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_perms(
+    range_table: *mut pg_sys::List,
+    permissions: *mut pg_sys::List,
+    report: bool,
+) -> bool {
+    // SAFETY: the executor's own range table; the hook before ours as it was set.
+    unsafe {
+        if let Some(listener) = ON_RANGE_TABLE {
+            listener(range_table);
+        }
+        PREVIOUS_CHECK.is_none_or(|hook| hook(range_table, permissions, report))
+    }
+}

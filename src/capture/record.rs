@@ -1,7 +1,7 @@
 //! Images of rows: a heap tuple as it is, without the part of its header that is about visibility.
 //!
 //! An image holds no pointer out of itself: values that TOAST moved out of line are fetched back in, unless
-//! an update left them alone; those are left out and named in the [`Mask`]. Main thread only.
+//! an update left them alone and no policy reads them; those are left out and named in the [`Mask`]. Main thread only.
 
 use super::relation::{Column, Info};
 use crate::changelog::Bytea;
@@ -24,6 +24,7 @@ pub struct Update {
 /// `n` is attribute `n + 1`.
 pub struct Mask<'a> {
     changed: &'a [u8],
+    left_out: &'a [u8],
 }
 
 impl<'a> Mask<'a> {
@@ -33,11 +34,17 @@ impl<'a> Mask<'a> {
             let (len, rest) = bytes.split_first_chunk::<2>()?;
             rest.split_at_checked(u16::from_le_bytes(*len) as usize)
         };
-        Self { changed: split().map_or(&[], |(changed, _left_out)| changed) }
+        let (changed, left_out) = split().unwrap_or_default();
+        Self { changed, left_out }
     }
 
     pub fn changed(&self, attribute: i16) -> bool {
         bit(self.changed, attribute)
+    }
+
+    /// Whether the image holds no value of the attribute, though the row does.
+    pub fn left_out(&self, attribute: i16) -> bool {
+        bit(self.left_out, attribute)
     }
 }
 
@@ -152,7 +159,11 @@ pub unsafe fn update(info: &Info, old: pg_sys::HeapTuple, new: pg_sys::HeapTuple
             image(compat::toast_flatten_tuple(new.tuple, info.desc))
         } else {
             for i in 0..count {
-                if !mask_changed(&mask, i) && !new.nulls[i] && is_external(info.columns[i], new.values[i]) {
+                if !mask_changed(&mask, i)
+                    && !new.nulls[i]
+                    && !info.wanted.contains(&(i as i16 + 1))
+                    && is_external(info.columns[i], new.values[i])
+                {
                     mask.set_left_out(i);
                     new.nulls[i] = true;
                 }
@@ -172,7 +183,7 @@ pub unsafe fn update(info: &Info, old: pg_sys::HeapTuple, new: pg_sys::HeapTuple
     }
 }
 
-/// The image of a deleted row: out-of-line values are left out, except the key's.
+/// The image of a deleted row: out-of-line values are left out, except the key's and those that policies read.
 ///
 /// # Safety
 /// `tuple` is a row of the table of `info` (or of its partition).
@@ -188,7 +199,7 @@ pub unsafe fn deleted(info: &Info, tuple: pg_sys::HeapTuple) -> (Bytea, Bytea) {
             if row.nulls[i] || !is_external(info.columns[i], row.values[i]) {
                 continue;
             }
-            if info.key.contains(&(i as i16 + 1)) {
+            if info.key.contains(&(i as i16 + 1)) || info.wanted.contains(&(i as i16 + 1)) {
                 row.values[i] = Datum::from(pg_sys::pg_detoast_datum(row.values[i].cast_mut_ptr()));
             } else {
                 mask.set_left_out(i);

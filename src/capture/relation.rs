@@ -1,6 +1,7 @@
 //! What capture knows of a table, per backend: its root, its key, its fingerprint. Dropped on relcache
 //! invalidation, so it is never older than the lock that the writer holds. Main thread only.
 
+use crate::access::node;
 use crate::changelog::for_each_row;
 use crate::compat;
 use pgrx::pg_sys::{self, Oid};
@@ -28,6 +29,9 @@ pub struct Info {
     pub map: *mut pg_sys::TupleConversionMap,
     /// Attribute numbers of the key, in the root.
     pub key: Vec<i16>,
+    /// Attribute numbers of the root that decide who may see a row, so that a change must tell their values, wherever
+    /// they are stored.
+    pub wanted: Vec<i16>,
     /// Whether anybody asked for its changes: whoever may create triggers can put ours on any table of theirs.
     pub registered: bool,
     /// Memory of this entry.
@@ -107,6 +111,7 @@ unsafe fn load(rel: pg_sys::Relation, clone: bool) -> Info {
             Key::Columns(columns) => columns,
             Key::Missing | Key::Deferrable => Vec::new(),
         };
+        let wanted = read_by_policies(root_rel);
         pg_sys::table_close(root_rel, pg_sys::NoLock as i32);
         let registered = is_registered(root);
         let column = |i| {
@@ -114,8 +119,30 @@ unsafe fn load(rel: pg_sys::Relation, clone: bool) -> Info {
             Column { by_value: a.attbyval, len: a.attlen }
         };
         let columns = (0..(*desc).natts as usize).map(column).collect();
-        Info { root, fingerprint: fingerprint(desc), desc, columns, map, key, registered, context }
+        Info { root, fingerprint: fingerprint(desc), desc, columns, map, key, wanted, registered, context }
     }
+}
+
+/// The columns that policies of an open table read outside of sub-selects. Policies with sub-selects are asked of Postgres
+/// by key.
+///
+/// # Safety
+/// `rel` is open.
+unsafe fn read_by_policies(rel: pg_sys::Relation) -> Vec<i16> {
+    let mut columns = Vec::new();
+    // SAFETY: the caller's promise; the policies live as long as the relation is open.
+    unsafe {
+        let policies = (*rel).rd_rsdesc;
+        if policies.is_null() {
+            return columns;
+        }
+        for policy in node::each((*policies).policies) {
+            columns.extend(node::columns((*policy.cast::<pg_sys::RowSecurityPolicy>()).qual.cast()));
+        }
+    }
+    columns.sort_unstable();
+    columns.dedup();
+    columns
 }
 
 /// Whether a table is in `rte.registered_table`. Needs no privilege: read below SQL.
