@@ -19,7 +19,23 @@ unsafe extern "C-unwind" {
         lock: pg_sys::LOCKMODE,
         parents: *mut *mut pg_sys::List,
     ) -> *mut pg_sys::List;
+    pub fn enable_timeout_after(id: c_int, delay_ms: c_int);
+    pub fn disable_timeout(id: c_int, keep_indicator: bool);
+    pub fn ApplySetting(
+        snapshot: pg_sys::Snapshot,
+        database: Oid,
+        role: Oid,
+        relation: pg_sys::Relation,
+        source: pg_sys::GucSource::Type,
+    );
+    pub fn get_timeout_active(id: c_int) -> bool;
 }
+
+/// Oid of the catalog `pg_db_role_setting`.
+pub const DB_ROLE_SETTING: Oid = Oid::from_u32(2964);
+
+/// `TimeoutId` of utils/timeout.h, the same in 15 to 18.
+pub const STATEMENT_TIMEOUT: c_int = 3;
 
 /// WAL position where the server's history left `timeline`; `None` where it was never on it.
 ///
@@ -86,6 +102,56 @@ pub unsafe fn schema_usage(schema: Oid, role: Oid) -> bool {
     };
     result == pg_sys::AclResult::ACLCHECK_OK
 }
+
+/// Whether a role may connect to a database.
+///
+/// # Safety
+/// Main thread, in a transaction.
+pub unsafe fn may_connect(database: Oid, role: Oid) -> bool {
+    #[cfg(feature = "pg15")]
+    // SAFETY: the caller's promise.
+    let result = unsafe { pg_sys::pg_database_aclcheck(database, role, pg_sys::AclMode::from(pg_sys::ACL_CONNECT)) };
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: the caller's promise.
+    let result = unsafe {
+        pg_sys::object_aclcheck(pg_sys::DatabaseRelationId, database, role, pg_sys::AclMode::from(pg_sys::ACL_CONNECT))
+    };
+    result == pg_sys::AclResult::ACLCHECK_OK
+}
+
+/// Whether `member` may `SET ROLE` to `role`.
+///
+/// # Safety
+/// Main thread, in a transaction.
+pub unsafe fn may_set_role(member: Oid, role: Oid) -> bool {
+    #[cfg(feature = "pg15")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::is_member_of_role(member, role)
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::member_can_set_role(member, role)
+    }
+}
+
+/// Connects a background worker to a database as a role; an invalid one is the server's owner.
+///
+/// # Safety
+/// Once, at the start of a background worker that asked for database access.
+pub unsafe fn connect_as(database: Oid, role: Oid) {
+    // Whether the role may log in says who may connect from outside; before 17 a worker cannot do without.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    let flags = pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK;
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    let flags = 0;
+    // SAFETY: the caller's promise.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, role, flags) }
+}
+
+/// Whether [`connect_as`] needs a role that may log in.
+pub const CONNECTING_NEEDS_LOGIN: bool = cfg!(not(any(feature = "pg17", feature = "pg18")));
 
 /// Sets what `ps` shows for this process.
 ///

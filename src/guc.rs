@@ -19,6 +19,22 @@ static LISTEN_ADDRESSES: Text = GucSetting::<Option<CString>>::new(Some(c"127.0.
 static PORT: Int = GucSetting::<i32>::new(8082);
 // Nobody gets in without a token unless an administrator says as whom.
 static ANON_ROLE: Text = GucSetting::<Option<CString>>::new(Some(c""));
+// No token counts until an administrator says which keys make one, and as whom query workers connect.
+static JWT_SECRET: Text = GucSetting::<Option<CString>>::new(Some(c""));
+static JWT_KEYS: Text = GucSetting::<Option<CString>>::new(Some(c""));
+static JWT_AUDIENCE: Text = GucSetting::<Option<CString>>::new(Some(c""));
+static JWT_ISSUER: Text = GucSetting::<Option<CString>>::new(Some(c""));
+// What machines' clocks differ by where nobody looks after them; PostgREST's.
+static JWT_LEEWAY: Int = GucSetting::<i32>::new(30);
+// PostgREST's and Supabase's place of the role.
+static JWT_ROLE_CLAIM: Text = GucSetting::<Option<CString>>::new(Some(c".role"));
+static JWT_TENANT_CLAIM: Text = GucSetting::<Option<CString>>::new(Some(c".tenant"));
+// A token that names no tenant would be good for all of them.
+static REQUIRE_TENANT_CLAIM: GucSetting<bool> = GucSetting::<bool>::new(true);
+static AUTHENTICATOR_ROLE: Text = GucSetting::<Option<CString>>::new(Some(c""));
+static AUTHENTICATE_FUNCTION: Text = GucSetting::<Option<CString>>::new(Some(c""));
+// As long as a client may keep a snapshot waiting.
+static STATEMENT_TIMEOUT: Int = GucSetting::<i32>::new(30_000);
 static ALLOWED_ORIGINS: Text = GucSetting::<Option<CString>>::new(Some(c""));
 // Databases that may be captured at once; each holds about 100 kB of shared memory.
 static MAX_DATABASES: Int = GucSetting::<i32>::new(16);
@@ -74,6 +90,7 @@ pub fn register() {
     );
     text(c"rte.listen_addresses", c"Host names or addresses that the gateway listens on.", &LISTEN_ADDRESSES, Sighup);
     text(c"rte.anon_role", c"Role of clients without a token; empty means that a token is needed.", &ANON_ROLE, Sighup);
+    register_tokens();
     text(
         c"rte.allowed_origins",
         c"Origins that browsers may come from besides the gateway's own; * is any.",
@@ -194,6 +211,57 @@ pub fn register() {
     unsafe { pg_sys::MarkGUCPrefixReserved(c"rte".as_ptr()) };
 }
 
+/// Who is who. A superuser may set these per database too (`ALTER DATABASE … SET`), so that tenants have their own.
+fn register_tokens() {
+    use GucContext::Suset;
+    let secret = GucFlags::SUPERUSER_ONLY;
+    let what = c"Shared secret of tokens that are signed with HS256, HS384 or HS512.";
+    GucRegistry::define_string_guc(c"rte.jwt_secret", what, c"", &JWT_SECRET, Suset, secret);
+    text(c"rte.jwt_keys", c"File with the keys of tokens (JWKS), relative to the data directory.", &JWT_KEYS, Suset);
+    text(c"rte.jwt_audience", c"What a token's claim aud must be or hold; empty is anything.", &JWT_AUDIENCE, Suset);
+    text(c"rte.jwt_issuer", c"What a token's claim iss must be; empty is anything.", &JWT_ISSUER, Suset);
+    int(
+        c"rte.jwt_leeway",
+        c"What the clocks of the tokens' issuer and of this server may differ by.",
+        &JWT_LEEWAY,
+        0,
+        600,
+        Suset,
+        GucFlags::UNIT_S,
+    );
+    text(c"rte.jwt_role_claim", c"Place of the role in a token's claims.", &JWT_ROLE_CLAIM, Suset);
+    text(c"rte.jwt_tenant_claim", c"Place of the tenant in a token's claims.", &JWT_TENANT_CLAIM, Suset);
+    GucRegistry::define_bool_guc(
+        c"rte.require_tenant_claim",
+        c"Whether a token must name the tenant whose database it is used in.",
+        c"",
+        &REQUIRE_TENANT_CLAIM,
+        Suset,
+        GucFlags::default(),
+    );
+    text(
+        c"rte.authenticator_role",
+        c"Role that query workers connect as; tokens may name the roles that are granted to it.",
+        &AUTHENTICATOR_ROLE,
+        Suset,
+    );
+    text(
+        c"rte.authenticate_function",
+        c"SQL function that is asked whose a token is; empty means that tokens are JSON Web Tokens.",
+        &AUTHENTICATE_FUNCTION,
+        Suset,
+    );
+    int(
+        c"rte.statement_timeout",
+        c"Time that a query for a client may run without sending anything.",
+        &STATEMENT_TIMEOUT,
+        0,
+        86_400_000,
+        Suset,
+        GucFlags::UNIT_MS,
+    );
+}
+
 fn text(name: &'static CStr, what: &'static CStr, setting: &'static Text, context: GucContext) {
     GucRegistry::define_string_guc(name, what, c"", setting, context, GucFlags::default());
 }
@@ -230,6 +298,59 @@ pub fn landlord_database() -> String {
 /// The role of sessions without a token, if there is one.
 pub fn anon_role() -> Option<String> {
     Some(get_text(&ANON_ROLE)).filter(|role| !role.is_empty())
+}
+
+fn set_text(setting: &Text) -> Option<String> {
+    Some(get_text(setting)).filter(|text| !text.is_empty())
+}
+
+/// The shared secret of tokens, as it was set.
+pub fn jwt_secret() -> Option<Vec<u8>> {
+    JWT_SECRET.get().map(CString::into_bytes).filter(|secret| !secret.is_empty())
+}
+
+/// Path of the JWKS file.
+pub fn jwt_keys() -> Option<String> {
+    set_text(&JWT_KEYS)
+}
+
+pub fn jwt_audience() -> Option<String> {
+    set_text(&JWT_AUDIENCE)
+}
+
+pub fn jwt_issuer() -> Option<String> {
+    set_text(&JWT_ISSUER)
+}
+
+pub fn jwt_leeway_s() -> u64 {
+    get(&JWT_LEEWAY)
+}
+
+pub fn jwt_role_claim() -> String {
+    get_text(&JWT_ROLE_CLAIM)
+}
+
+pub fn jwt_tenant_claim() -> String {
+    get_text(&JWT_TENANT_CLAIM)
+}
+
+pub fn require_tenant_claim() -> bool {
+    REQUIRE_TENANT_CLAIM.get()
+}
+
+/// The role that query workers connect as, if one is set.
+pub fn authenticator_role() -> Option<String> {
+    set_text(&AUTHENTICATOR_ROLE)
+}
+
+/// The function that is asked whose a token is, as it was set.
+pub fn authenticate_function() -> Option<String> {
+    set_text(&AUTHENTICATE_FUNCTION)
+}
+
+/// 0 is no limit.
+pub fn statement_timeout_ms() -> u64 {
+    get(&STATEMENT_TIMEOUT)
 }
 
 pub fn max_databases() -> usize {

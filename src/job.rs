@@ -1,7 +1,24 @@
-//! The job that a feeder hands to a query worker, through the gateway and signed so that the gateway
-//! can neither make nor alter one. Pure data.
+//! The jobs that a feeder hands to a query worker, through the gateway and signed so that the gateway
+//! can neither make nor alter one; and the answer to a question, signed likewise. Pure data.
 
 use serde::{Deserialize, Serialize};
+
+/// What is asked of a query worker.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Job {
+    Snapshot(SnapshotJob),
+    Authenticate(AuthenticateJob),
+}
+
+impl Job {
+    /// Its number and the oid of its database; a worker of another one refuses.
+    pub fn place(&self) -> (u64, u32) {
+        match self {
+            Self::Snapshot(job) => (job.job, job.database),
+            Self::Authenticate(job) => (job.job, job.database),
+        }
+    }
+}
 
 /// A snapshot to be read as a role: all tables under one repeatable-read snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,4 +39,44 @@ pub struct JobTable {
     pub relation: u32,
     /// Attribute numbers in the order of the subscription's columns.
     pub columns: Vec<i16>,
+}
+
+/// A token to be shown to `rte.authenticate_function`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthenticateJob {
+    pub job: u64,
+    pub database: u32,
+    /// The session that asks; the answer is for it alone.
+    pub session: u64,
+    /// Random, so that no answer to an earlier question fits this one.
+    pub nonce: [u8; 16],
+    pub token: String,
+    /// As the directory knows it; none in the landlord database.
+    pub tenant: Option<String>,
+    pub client: JobClient,
+}
+
+/// What a client says of itself, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct JobClient {
+    pub id: Option<String>,
+    pub name: Option<String>,
+    pub address: String,
+}
+
+/// What the function said, bound to the question.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    pub session: u64,
+    pub nonce: [u8; 16],
+    /// None: not let in. Why is in the server's log.
+    pub login: Option<AnswerLogin>,
+}
+
+/// As whom a client is let in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerLogin {
+    pub role: String,
+    /// A JSON object.
+    pub claims: String,
 }

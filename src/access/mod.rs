@@ -1,4 +1,4 @@
-//! Who may see what: identities, row-level security, conditions.
+//! Who may see what: tokens, roles, identities, row-level security, conditions.
 //!
 //! Decides, by asking Postgres, which rows of a table a session's subscription holds, and how that is found out for a
 //! change: on the row alone where the policies fold ([`fold`]), else by asking Postgres for the row ([`read`]). Nothing here
@@ -11,6 +11,8 @@ pub mod identity;
 pub mod node;
 pub mod policy;
 pub mod read;
+pub mod role;
+pub mod token;
 mod volatility;
 
 use crate::attempt::attempt;

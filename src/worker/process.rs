@@ -91,6 +91,23 @@ pub fn reload() -> bool {
     }
 }
 
+/// Reads the settings of this database again (`ALTER DATABASE … SET`), which a session does at its start only. What was
+/// `RESET` keeps its value until the process is started again. Outside a transaction.
+pub fn apply_database_settings() {
+    transaction(|_| {
+        // SAFETY: in a transaction; the catalog is read under its own snapshot, as at the start of a session.
+        unsafe {
+            let catalog = crate::compat::DB_ROLE_SETTING;
+            let relation = pg_sys::table_open(catalog, pg_sys::AccessShareLock as i32);
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(catalog));
+            let source = pg_sys::GucSource::PGC_S_DATABASE;
+            crate::compat::ApplySetting(snapshot, pg_sys::MyDatabaseId, pg_sys::Oid::INVALID, relation, source);
+            pg_sys::UnregisterSnapshot(snapshot);
+            pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+        }
+    });
+}
+
 /// Memory for values that are only needed for a moment, given back as a whole.
 pub struct Scratch {
     context: pg_sys::MemoryContext,

@@ -3,6 +3,7 @@
 //! What needs a time or an id gets it as an argument, so that a seeded test replays any interleaving.
 //! Pure, any thread.
 
+pub mod auth;
 pub mod cursor;
 pub mod held;
 pub mod router;

@@ -57,6 +57,7 @@ impl Feeder {
         self.link = None;
         self.retry_at = Instant::now();
         self.sessions.clear();
+        self.logins.clear();
         self.shapes.clear();
         self.stale.clear();
         self.postponed.clear();

@@ -7,6 +7,7 @@ mod delivery;
 mod gateway;
 mod history;
 mod link;
+mod login;
 mod registry;
 mod resume;
 mod session;
@@ -15,6 +16,8 @@ mod tick;
 mod upkeep;
 
 use super::process::{self, Scratch, Terminate};
+use crate::access::role::RoleError;
+use crate::access::token;
 use crate::changelog;
 use crate::changelog::reader::Change;
 use crate::encode::{self, ValueEncoder};
@@ -22,6 +25,7 @@ use crate::shmem::{self, Kind, Slot, State};
 use crate::{guc, secret, snapshot};
 use history::History;
 use link::{Link, LinkError};
+use login::Logins;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::prelude::*;
@@ -65,6 +69,9 @@ pub struct Feeder {
     registry: Registry,
     shapes: Shapes,
     sessions: HashMap<SessionId, Session>,
+    logins: Logins,
+    /// The role that query workers connect as.
+    authenticator: Result<Option<Oid>, RoleError>,
     last_job: u64,
     /// Snapshots that found a table locked, and when they are ordered again.
     postponed: Vec<(SessionId, Vec<String>)>,
@@ -111,7 +118,7 @@ pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
         pg_sys::pgstat_report_appname(c"whagons_rte feeder".as_ptr());
     }
     encode::pin_settings();
-    session::watch_roles();
+    login::watch_roles();
     let worker = shmem::enter_this_worker(Kind::Feeder, database);
     let Some(slot) = shmem::database(database) else {
         ereport!(
@@ -160,6 +167,7 @@ fn wait_for_extension(slot: Slot) {
 impl Feeder {
     fn new(slot: Slot, database: Oid) -> Self {
         slot.attach_feeder();
+        token::reload();
         let gap = slot.get().gap.swap(false, Ordering::SeqCst);
         let next = snapshot::next_xid();
         let (key, name, schema, last, clock) = process::transaction(|s| {
@@ -190,6 +198,8 @@ impl Feeder {
             registry: Registry::new(),
             shapes: Shapes::default(),
             sessions: HashMap::new(),
+            logins: Logins::default(),
+            authenticator: Ok(None),
             last_job: 0,
             postponed: Vec::new(),
             postponed_until: now,
@@ -216,7 +226,7 @@ impl Feeder {
         loop {
             process::exit_if_asked();
             if process::reload() {
-                session::roles_changed();
+                login::settings_changed();
             }
             self.connect();
             self.receive(&mut messages);
@@ -225,6 +235,7 @@ impl Feeder {
             let in_use = self.in_use(now);
             self.slot.get().interested.store(in_use, Ordering::SeqCst);
             let woken = self.slot.get().pending.load(Ordering::SeqCst);
+            self.expire();
             let commit = self.commit_due || now >= self.commit_at + Duration::from_millis(guc::heartbeat_ms() / 2);
             if (woken && in_use && now >= self.tick_at) || commit || !messages.is_empty() || now >= polled_at + poll {
                 polled_at = now;
@@ -266,6 +277,9 @@ impl Feeder {
         }
         if !self.postponed.is_empty() {
             until = until.min(self.postponed_until);
+        }
+        if let Some(left) = self.until_expiry() {
+            until = until.min(now + left);
         }
         if self.link.is_none() {
             until = until.min(self.retry_at);
@@ -352,6 +366,7 @@ impl Feeder {
             };
             commits = count_commits(&changes);
             // First, so that nobody gets a change who may not any more.
+            self.expire();
             self.recheck_roles();
             self.deliver(now, changes, in_use);
             let mut resuming = Vec::new();

@@ -99,7 +99,7 @@ impl Feeder {
                 Place::At(_) if matches!(logged, Some(None)) => Some("cursor_expired"),
                 Place::At(_) => None,
             };
-            let Some(role) = self.sessions.get(&session).map(|s| s.role) else { continue };
+            let Some(role) = self.sessions.get(&session).map(|s| s.who.role) else { continue };
             let mut wanted = Vec::new();
             for subscription in &subscriptions {
                 match self.resolve(role, subscription) {

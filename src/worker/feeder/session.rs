@@ -1,20 +1,18 @@
-//! Sessions and their subscriptions: who is let in, what each gets, where it goes on.
+//! Sessions and their subscriptions: what each gets, where it goes on. Who is let in is `login`'s.
 //!
-//! Decides by asking Postgres (roles, privileges, definitions). Everything here runs inside a tick's
+//! Decides by asking Postgres (privileges, definitions). Everything here runs inside a tick's
 //! transaction, after its `Commit` was queued: so what is answered holds at that tick's snapshot. Main thread only.
 
 use super::Feeder;
+use super::login::{Caller, Who};
 use super::registry::{Refusal, Selection};
 use super::resume::Resuming;
-use crate::guc;
-use crate::job::{JobTable, SnapshotJob};
+use crate::job::{Job, JobTable, SnapshotJob};
 use crate::shmem::{self, Kind};
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::Oid;
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId, ToFeeder};
-use rte_protocol::wire::{CloseCode, ErrorCode, Subscription};
+use rte_protocol::wire::{ErrorCode, Subscription};
 use std::collections::HashMap;
-use std::ffi::CString;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between attempts at the snapshot of a table that somebody holds locked.
@@ -23,7 +21,8 @@ const POSTPONED: Duration = Duration::from_millis(250);
 const MAX_FAILURES: u32 = 3;
 
 pub struct Session {
-    pub role: Oid,
+    pub who: Who,
+    pub caller: Caller,
     pub subscriptions: HashMap<String, Subscribed>,
 }
 
@@ -36,19 +35,23 @@ pub struct Subscribed {
     failures: u32,
 }
 
-/// Why a session is not let in.
-struct NotLetIn {
-    close: CloseCode,
-    refusal: Refusal,
+/// What a client wants besides being let in.
+pub struct Opening {
+    pub cursor: Option<String>,
+    pub subscriptions: Vec<Subscription>,
 }
 
 impl Feeder {
     /// Handles a gateway's message. Resumptions are collected, to be answered together.
     pub(super) fn handle(&mut self, message: ToFeeder, resuming: &mut Vec<Resuming>) {
         match message {
-            ToFeeder::Open { session, token, cursor, subscriptions, .. } => {
-                self.open(session, token.as_deref(), cursor.as_deref(), subscriptions, resuming);
+            ToFeeder::Open { session, tenant, token, client, peer, cursor, subscriptions } => {
+                let caller = Caller { tenant, client, peer };
+                self.log_in(session, caller, token, Opening { cursor, subscriptions }, resuming);
             }
+            ToFeeder::Auth { session, token } => self.renew(session, token),
+            ToFeeder::Answer { session, job, answer } => self.answered(session, job, &answer, resuming),
+            ToFeeder::AskFailed { session, job } => self.ask_failed(session, job),
             ToFeeder::Subscribe { session, subscription } => {
                 let mut ids = Vec::new();
                 if self.subscribe(session, &subscription, false).is_some() {
@@ -66,36 +69,28 @@ impl Feeder {
             ToFeeder::SnapshotFailed { session, ids, code, message, hint } => {
                 self.read_again(session, &ids, &Refusal { code, message, hint });
             }
-            ToFeeder::Auth { .. }
-            | ToFeeder::Answer { .. }
-            | ToFeeder::AskFailed { .. }
-            | ToFeeder::NeedDatabase { .. } => {}
+            ToFeeder::NeedDatabase { .. } => {}
             ToFeeder::NeedTick => self.commit_due = true,
             ToFeeder::NeedWorker { waiting } => self.launch_query_workers(waiting as usize),
         }
     }
 
-    fn open(
+    /// A session that is let in.
+    pub(super) fn opened(
         &mut self,
         session: SessionId,
-        token: Option<&str>,
-        cursor: Option<&str>,
-        subscriptions: Vec<Subscription>,
+        who: Who,
+        caller: Caller,
+        opening: Opening,
         resuming: &mut Vec<Resuming>,
     ) {
-        let (role, name) = match let_in(token) {
-            Ok(role) => role,
-            Err(NotLetIn { close, refusal }) => {
-                let Refusal { code, message, hint } = refusal;
-                self.send(&FromFeeder::Refused { session, close: close.code(), code, message, hint }, &[]);
-                return;
-            }
-        };
-        let tables = self.registry.readable(role);
-        self.send(&FromFeeder::Opened { session, role: name, tables }, &[]);
-        self.sessions.insert(session, Session { role, subscriptions: HashMap::new() });
+        let Opening { cursor, subscriptions } = opening;
+        let tables = self.registry.readable(who.role);
+        self.send(&FromFeeder::Opened { session, role: who.name.clone(), tables }, &[]);
+        self.note_expiry(&who);
+        self.sessions.insert(session, Session { who, caller, subscriptions: HashMap::new() });
         if let Some(text) = cursor {
-            match self.place_of(text) {
+            match self.place_of(&text) {
                 Ok(place) => {
                     resuming.push(Resuming { session, place, subscriptions });
                     return;
@@ -116,7 +111,7 @@ impl Feeder {
 
     /// Registers a subscription and answers it; nothing where it is refused.
     pub(super) fn subscribe(&mut self, session: SessionId, wanted: &Subscription, resumed: bool) -> Option<ShapeId> {
-        let role = self.sessions.get(&session)?.role;
+        let role = self.sessions.get(&session)?.who.role;
         let selection = match self.resolve(role, wanted) {
             Ok(selection) => selection,
             Err(refusal) => {
@@ -187,11 +182,16 @@ impl Feeder {
             return;
         }
         self.last_job += 1;
-        let job = SnapshotJob { job: self.last_job, database: self.database.to_u32(), role: s.role.to_u32(), tables };
-        let Ok(blob) = serde_json::to_vec(&job) else { return };
+        let job =
+            SnapshotJob { job: self.last_job, database: self.database.to_u32(), role: s.who.role.to_u32(), tables };
+        let Ok(blob) = serde_json::to_vec(&Job::Snapshot(job)) else { return };
         let signed = rte_core::cursor::sign(&self.key, blob);
-        self.send(&FromFeeder::Job { job: job.job, session, ids: names }, &[&signed]);
-        // While one runs the gateway tells when it takes more.
+        self.send(&FromFeeder::Job { job: self.last_job, session, ids: names }, &[&signed]);
+        self.have_a_worker();
+    }
+
+    /// Sees to it that a query worker runs; while one does, the gateway tells when it takes more.
+    pub(super) fn have_a_worker(&mut self) {
         if shmem::count_workers(Kind::QueryWorker, self.database) == 0 {
             self.launch_query_workers(1);
         }
@@ -220,7 +220,7 @@ impl Feeder {
         let mut again = Vec::new();
         for id in ids {
             let Some(s) = self.sessions.get_mut(&session) else { return };
-            let role = s.role;
+            let role = s.who.role;
             let Some(subscribed) = s.subscriptions.get_mut(id) else { continue };
             let (table, columns, failures) = (subscribed.table, subscribed.columns.clone(), subscribed.failures + 1);
             let selection = self.registry.select(table, role, columns.as_deref());
@@ -264,8 +264,12 @@ impl Feeder {
                 .map(|(id, d)| (id.clone(), d.columns.clone()))
                 .collect()
         };
-        let affected: Vec<(SessionId, Oid, Vec<_>)> =
-            self.sessions.iter().map(|(id, s)| (*id, s.role, of_table(s))).filter(|(_, _, d)| !d.is_empty()).collect();
+        let affected: Vec<(SessionId, Oid, Vec<_>)> = self
+            .sessions
+            .iter()
+            .map(|(id, s)| (*id, s.who.role, of_table(s)))
+            .filter(|(_, _, d)| !d.is_empty())
+            .collect();
         self.shapes.retire(table);
         for (session, role, subscriptions) in affected {
             let mut ids = Vec::new();
@@ -284,32 +288,16 @@ impl Feeder {
         }
     }
 
-    /// Looks again at who may stay, and at what they may read, where roles have changed.
-    pub(super) fn recheck_roles(&mut self) {
-        if !ROLES_CHANGED.swap(false, Ordering::Relaxed) || self.sessions.is_empty() {
-            return;
+    /// A session acts as somebody else, or with other claims, than before.
+    pub(super) fn identity_changed(&mut self, session: SessionId, before: &Who) {
+        if self.sessions.get(&session).is_some_and(|s| s.who.role != before.role) {
+            self.refresh_registry();
+            self.recheck_access();
         }
-        let now = let_in(None);
-        let gone: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| !now.as_ref().is_ok_and(|(role, _)| *role == s.role))
-            .map(|(id, _)| *id)
-            .collect();
-        for session in gone {
-            let (close, refusal) = match &now {
-                Err(NotLetIn { close, refusal }) => (*close, refusal.clone()),
-                Ok(_) => (CloseCode::Restart, Refusal::new(ErrorCode::Forbidden, "the session's role has changed", "")),
-            };
-            let Refusal { code, message, hint } = refusal;
-            self.send(&FromFeeder::Refused { session, close: close.code(), code, message, hint }, &[]);
-            self.forget(session);
-        }
-        self.refresh_registry();
-        self.recheck_access();
     }
 
-    fn forget(&mut self, session: SessionId) {
+    pub(super) fn forget(&mut self, session: SessionId) {
+        self.forget_asked(session);
         for subscribed in self.sessions.remove(&session).into_iter().flat_map(|s| s.subscriptions.into_values()) {
             self.shapes.release(subscribed.shape);
         }
@@ -322,7 +310,7 @@ impl Feeder {
             for subscribed in s.subscriptions.values() {
                 let columns = subscribed.columns.as_deref();
                 let numbers =
-                    self.registry.select(subscribed.table, s.role, columns).map(|selection| selection.numbers);
+                    self.registry.select(subscribed.table, s.who.role, columns).map(|selection| selection.numbers);
                 let same = self
                     .shapes
                     .get(subscribed.shape)
@@ -336,66 +324,4 @@ impl Feeder {
             self.resynchronise(table, "access_changed");
         }
     }
-}
-
-/// Set when roles, their memberships or the settings have changed, which leaves no marker in the log.
-static ROLES_CHANGED: AtomicBool = AtomicBool::new(false);
-
-/// Makes changes of roles known to [`Feeder::recheck_roles`]. Once per process.
-pub fn watch_roles() {
-    use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID};
-    for cache in [AUTHMEMROLEMEM, AUTHOID] {
-        // SAFETY: the function has the right type and lives as long as the process.
-        unsafe { pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(on_role_change), pg_sys::Datum::from(0)) };
-    }
-}
-
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn on_role_change(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
-    roles_changed();
-}
-
-pub fn roles_changed() {
-    ROLES_CHANGED.store(true, Ordering::Relaxed);
-}
-
-/// The role of a session: its oid and name.
-fn let_in(token: Option<&str>) -> Result<(Oid, String), NotLetIn> {
-    let unauthorized = |message: &str, hint: &str| NotLetIn {
-        close: CloseCode::Unauthorized,
-        refusal: Refusal::new(ErrorCode::Unauthorized, message, hint),
-    };
-    if token.is_some() {
-        return Err(unauthorized("tokens are not supported yet", "Connect without a token."));
-    }
-    let Some(name) = guc::anon_role() else {
-        return Err(unauthorized(
-            "a token is needed",
-            "Anonymous access is off; an administrator can set rte.anon_role.",
-        ));
-    };
-    let forbidden = |why: &str| {
-        pgrx::warning!("role \"{name}\" of rte.anon_role {why}");
-        NotLetIn {
-            close: CloseCode::Forbidden,
-            refusal: Refusal::new(
-                ErrorCode::Forbidden,
-                "anonymous access is not set up correctly",
-                "The server's log says what is wrong with rte.anon_role.",
-            ),
-        }
-    };
-    let Ok(c_name) = CString::new(name.clone()) else { return Err(forbidden("is not a name")) };
-    // SAFETY: catalog look-ups in a transaction.
-    let (oid, privileged) = unsafe {
-        let oid = pg_sys::get_role_oid(c_name.as_ptr(), true);
-        (oid, oid != Oid::INVALID && (pg_sys::superuser_arg(oid) || pg_sys::has_bypassrls_privilege(oid)))
-    };
-    if oid == Oid::INVALID {
-        return Err(forbidden("does not exist"));
-    }
-    if privileged {
-        return Err(forbidden("is a superuser or bypasses row-level security"));
-    }
-    Ok((oid, name))
 }

@@ -6,7 +6,7 @@ use crate::shmem::{self, Kind};
 use crate::worker::process;
 use crate::{changelog, guc};
 use pgrx::bgworkers::BackgroundWorkerBuilder;
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys;
 use std::time::{Duration, Instant};
 
 /// Between looks at the log, where nothing asks for one sooner.
@@ -80,13 +80,16 @@ impl Feeder {
         if running >= wanted || self.launched_at.is_some_and(|at| now < at + LAUNCH) {
             return;
         }
+        // Said when it was found out; nobody is let in, so no job waits for long.
+        let Ok(authenticator) = &self.authenticator else { return };
+        let argument = crate::worker::query::argument(self.database, authenticator.unwrap_or(pg_sys::Oid::INVALID));
         self.launched_at = Some(now);
         for _ in running..wanted {
             let launched = BackgroundWorkerBuilder::new("whagons_rte query worker")
                 .set_type("whagons_rte query worker")
                 .set_function("rte_query_worker_main")
                 .set_library("whagons_rte")
-                .set_argument(Some(Datum::from(self.database)))
+                .set_argument(Some(argument))
                 .enable_shmem_access(None)
                 .enable_spi_access()
                 .set_restart_time(None)

@@ -30,6 +30,8 @@ pub(super) enum LinkError {
     TooLarge(usize),
     #[error("a job came before the last one ended")]
     Overlap,
+    #[error("the role that this worker is to connect as has changed")]
+    Outdated,
     #[error("{0}")]
     Io(io::Error),
 }

@@ -5,6 +5,7 @@
 //! treated as hostile: frames are bounded, jobs are signed, and what does not parse ends the connection.
 //! Main thread of its own process; ends after an idle time-out, by SIGTERM, or with the postmaster.
 
+mod accept;
 mod failure;
 mod link;
 mod rows;
@@ -12,15 +13,18 @@ mod snapshot;
 mod table;
 mod wait;
 
+use crate::job::Job;
 use crate::shmem::{self, Kind, State};
 use crate::worker::process::{self, Terminate};
-use crate::{encode, guc};
+use crate::{compat, encode, guc};
+use accept::Refused;
+use failure::Failure;
 use link::{Incoming, Link, LinkError};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use rte_protocol::bridge::{Attach, FromWorker, JobId};
-use snapshot::Outcome;
 use std::ffi::{CStr, CString};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wait::{Wake, wait};
@@ -39,13 +43,19 @@ const SETTINGS: &[(&CStr, &CStr)] = &[
     (c"transaction_timeout", c"0"),
 ];
 
-/// Entry point; `arg` is the oid of the database.
+/// What a worker is told: its database, and the role to connect as; an invalid one is the server's owner.
+pub fn argument(database: pg_sys::Oid, role: pg_sys::Oid) -> pg_sys::Datum {
+    pg_sys::Datum::from(u64::from(role.to_u32()) << 32 | u64::from(database.to_u32()))
+}
+
+/// Entry point; `arg` as [`argument`] made it.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn rte_query_worker_main(arg: pg_sys::Datum) {
-    #[allow(clippy::cast_possible_truncation, reason = "an oid in a datum")]
-    let database = pg_sys::Oid::from(arg.value() as u32);
-    start(database);
+    let packed = arg.value() as u64;
+    #[allow(clippy::cast_possible_truncation, reason = "two oids in a datum")]
+    let (database, role) = (pg_sys::Oid::from(packed as u32), pg_sys::Oid::from((packed >> 32) as u32));
+    start(database, role);
     let idle = Duration::from_millis(guc::query_worker_idle_timeout_ms());
     let mut until = Instant::now() + idle;
     while Instant::now() < until {
@@ -78,10 +88,10 @@ pub extern "C-unwind" fn rte_query_worker_main(arg: pg_sys::Datum) {
 }
 
 /// Signals, connection to the database, settings.
-fn start(database: pg_sys::Oid) {
+fn start(database: pg_sys::Oid, role: pg_sys::Oid) {
     process::install_signal_handlers(Terminate::Dies);
     // SAFETY: once, at the start of a background worker that asked for database access.
-    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+    unsafe { compat::connect_as(database, role) };
     if let Some(worker) = shmem::enter_this_worker(Kind::QueryWorker, database) {
         worker.state.store(State::Running as i32, Ordering::Relaxed);
     }
@@ -132,8 +142,11 @@ fn serve(link: &mut Link, mut until: Instant) -> (bool, End) {
     loop {
         match link.receive() {
             Ok(Some(Incoming::Job { job, blob })) => {
-                if let Err(lost) = work(link, job, &blob) {
-                    return (worked, End::Lost(lost));
+                match work(link, job, &blob) {
+                    Ok(()) => {}
+                    // The gateway gives the job to a worker that is launched anew.
+                    Err(LinkError::Outdated) => return (worked, End::Shutdown),
+                    Err(lost) => return (worked, End::Lost(lost)),
                 }
                 worked = true;
                 until = Instant::now() + idle;
@@ -154,13 +167,37 @@ fn serve(link: &mut Link, mut until: Instant) -> (bool, End) {
     }
 }
 
+/// How a job ended. Its transaction is over in any case.
+enum Outcome {
+    Done,
+    Cancelled,
+    Failed(Failure),
+    Lost(LinkError),
+}
+
+fn abort() {
+    // SAFETY: ends the transaction in whatever state it is; does nothing where there is none.
+    unsafe { pg_sys::AbortCurrentTransaction() };
+}
+
 /// Does a job and says how it ended.
 fn work(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), LinkError> {
     // A table that somebody holds locked must not hold the snapshot for longer than a slow client may.
     let stall = CString::new(guc::stall_timeout_ms().to_string()).unwrap_or_default();
     set(c"lock_timeout", &stall);
     wait::report_running();
-    let outcome = snapshot::run(link, job, blob);
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| match accept::accept(job, blob) {
+        Ok((Job::Snapshot(work), _)) => snapshot::run(link, job, &work),
+        Ok((Job::Authenticate(_), _)) => Outcome::Failed(Failure::forbidden("tokens cannot be looked up yet")),
+        Err(Refused::Failed(failure)) => Outcome::Failed(failure),
+        Err(Refused::Outdated) => Outcome::Lost(LinkError::Outdated),
+    }))
+    .catch_others(|error| {
+        // Ends the transaction first: it gives back the role, locks, pins and SPI's state.
+        abort();
+        Outcome::Failed(Failure::of(&error))
+    })
+    .execute();
     wait::report_idle();
     match outcome {
         Outcome::Done | Outcome::Cancelled => link.send(&FromWorker::End { job }, &[]),

@@ -1,25 +1,16 @@
-//! A job from its signature to its last row: one transaction, one snapshot, one role.
+//! A snapshot job to its last row: one transaction, one snapshot, one role.
 
 use super::failure::Failure;
 use super::link::{Link, LinkError};
 use super::rows::{Receiver, Stop};
 use super::table::Query;
+use super::{Outcome, abort};
 use crate::job::SnapshotJob;
 use crate::worker::process;
-use crate::{compat, secret, snapshot};
+use crate::{compat, snapshot};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use rte_core::cursor;
 use rte_protocol::bridge::{FromWorker, JobId};
-use std::panic::AssertUnwindSafe;
-
-/// How a job ended. The transaction is over in any case.
-pub(super) enum Outcome {
-    Done,
-    Cancelled,
-    Failed(Failure),
-    Lost(LinkError),
-}
 
 /// Why a job did not come to its end, while its transaction is still open.
 enum Interrupted {
@@ -45,43 +36,25 @@ impl From<LinkError> for Interrupted {
     }
 }
 
-/// Reads the job's tables and sends their rows.
-pub(super) fn run(link: &mut Link, job: JobId, blob: &[u8]) -> Outcome {
-    PgTryBuilder::new(AssertUnwindSafe(|| {
-        let work = match accepted(job, blob) {
-            Ok(work) => work,
-            Err(failure) => return Outcome::Failed(failure),
-        };
-        match read(link, job, &work) {
-            Ok(()) => {
-                commit();
-                Outcome::Done
-            }
-            Err(interrupted) => {
-                abort();
-                match interrupted {
-                    Interrupted::Failed(failure) => Outcome::Failed(failure),
-                    Interrupted::Stopped(Stop::Cancelled) => Outcome::Cancelled,
-                    Interrupted::Stopped(Stop::Lost(lost)) => Outcome::Lost(lost),
-                }
+/// Reads the job's tables and sends their rows. Postgres' errors are raised.
+pub(super) fn run(link: &mut Link, job: JobId, work: &SnapshotJob) -> Outcome {
+    if let Err(failure) = process::transaction(|_| check_role(pg_sys::Oid::from(work.role))) {
+        return Outcome::Failed(failure);
+    }
+    match read(link, job, work) {
+        Ok(()) => {
+            commit();
+            Outcome::Done
+        }
+        Err(interrupted) => {
+            abort();
+            match interrupted {
+                Interrupted::Failed(failure) => Outcome::Failed(failure),
+                Interrupted::Stopped(Stop::Cancelled) => Outcome::Cancelled,
+                Interrupted::Stopped(Stop::Lost(lost)) => Outcome::Lost(lost),
             }
         }
-    }))
-    .catch_others(|error| {
-        // Ends the transaction first: it gives back the role, locks, pins and SPI's state.
-        abort();
-        Outcome::Failed(Failure::of(&error))
-    })
-    .execute()
-}
-
-/// The job, if it may be done; looked at in a transaction of its own.
-fn accepted(job: JobId, blob: &[u8]) -> Result<SnapshotJob, Failure> {
-    process::transaction(|_| {
-        let work = accept(job, blob)?;
-        check_role(pg_sys::Oid::from(work.role))?;
-        Ok(work)
-    })
+    }
 }
 
 /// Opens a transaction that reads, locks its tables, and only then takes its one snapshot: a schema change that was
@@ -132,11 +105,6 @@ fn commit() {
     }
 }
 
-fn abort() {
-    // SAFETY: ends the transaction in whatever state it is; does nothing where there is none.
-    unsafe { pg_sys::AbortCurrentTransaction() };
-}
-
 fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupted> {
     begin(work)?;
     snapshot::flush_what_is_visible();
@@ -154,29 +122,14 @@ fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupt
     Ok(())
 }
 
-/// The job, if the feeder of this database made it.
-fn accept(job: JobId, blob: &[u8]) -> Result<SnapshotJob, Failure> {
-    const FOREIGN: Failure = Failure::forbidden("the snapshot job was not made by this database");
-    let key = secret::server_key();
-    // Anybody can sign with the key of an extension that is not there.
-    if key.is_empty() {
-        return Err(FOREIGN);
-    }
-    let payload = cursor::verify(&key, blob).map_err(|_| FOREIGN)?;
-    let work: SnapshotJob = serde_json::from_slice(payload).map_err(|_| FOREIGN)?;
-    // SAFETY: a global of this process that is set once.
-    let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
-    if work.database == here && work.job == job { Ok(work) } else { Err(FOREIGN) }
-}
-
-/// Postgres' privileges and policies must be what decides, so the role must be subject to them.
+/// Postgres' privileges must be what decides, so the role must be subject to them. Whether it may bypass row-level
+/// security was for the feeder to decide, and is an attribute that Postgres knows.
 fn check_role(role: pg_sys::Oid) -> Result<(), Failure> {
-    // SAFETY: catalog look-ups inside a transaction. The second is true of superusers too.
-    let (exists, exempt) =
-        unsafe { (!pg_sys::GetUserNameFromId(role, true).is_null(), pg_sys::has_bypassrls_privilege(role)) };
+    // SAFETY: catalog look-ups inside a transaction.
+    let (exists, exempt) = unsafe { (!pg_sys::GetUserNameFromId(role, true).is_null(), pg_sys::superuser_arg(role)) };
     match (exists, exempt) {
         (false, _) => Err(Failure::forbidden("the session's role does not exist")),
-        (true, true) => Err(Failure::forbidden("the session's role is exempt from row-level security")),
+        (true, true) => Err(Failure::forbidden("the session's role is a superuser")),
         (true, false) => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 pub(super) enum Wake {
     /// Something may have happened; look again.
     Look,
-    /// SIGTERM came while idle.
+    /// SIGTERM came while idle, or other settings.
     Shutdown,
 }
 
@@ -26,7 +26,10 @@ pub(super) fn wait(socket: Option<RawFd>, events: u32, timeout_ms: u64) -> Wake 
         pg_sys::QueryCancelPending = 0;
     }
     pgrx::check_for_interrupts!();
-    process::reload();
+    if process::reload() {
+        // The next worker begins with all settings as they are now, and connects as the role that they name.
+        return Wake::Shutdown;
+    }
     Wake::Look
 }
 
