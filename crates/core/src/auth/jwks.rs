@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 pub const MAX_KEYS: usize = 100;
 /// RSA moduli, bits. Shorter ones can be factored; longer ones cost too much to check.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
+const RSA_EXPONENTS: std::ops::RangeInclusive<u64> = 3..=u32::MAX as u64;
 /// How much of a key's id is shown in a log.
 const SHOWN: usize = 64;
 
@@ -93,6 +94,12 @@ fn material(entry: &Object) -> Result<(DecodingKey, Vec<Algorithm>), &'static st
             let bits = n.first().map_or(0, |first| n.len() * 8 - first.leading_zeros() as usize);
             if !RSA_BITS.contains(&bits) {
                 return Err("an RSA key must have 2048 to 4096 bits");
+            }
+            // With an exponent of one, a signature would be the message; an even number is no key's.
+            let exponent = e.iter().try_fold(0_u64, |sum, b| (sum < 1 << 32).then(|| sum << 8 | u64::from(*b)));
+            let odd = n.last().is_some_and(|last| last % 2 == 1);
+            if !odd || !exponent.is_some_and(|e| RSA_EXPONENTS.contains(&e) && e % 2 == 1) {
+                return Err("its numbers are not a valid key");
             }
             Ok((DecodingKey::from_rsa_raw_components(n, &e), vec![RS256, RS384, RS512, PS256, PS384, PS512]))
         }
