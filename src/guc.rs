@@ -4,8 +4,8 @@
 //! Leaf. Main thread only; the gateway gets a copied [`GatewayConfig`].
 
 use pgrx::pg_sys;
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
-use rte_protocol::bridge::GatewayConfig;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use rte_protocol::bridge::{GatewayConfig, SandboxMode};
 use std::ffi::{CStr, CString};
 
 type Text = GucSetting<Option<CString>>;
@@ -67,6 +67,30 @@ static MAX_SUBSCRIPTIONS: Int = GucSetting::<i32>::new(200);
 // A client sends small messages; a megabyte leaves room for writes with documents in them.
 static MAX_FRAME_SIZE: Int = GucSetting::<i32>::new(1024);
 static CLIENT_QUEUE_SIZE: Int = GucSetting::<i32>::new(16 * 1024);
+// With ten times as many at once, so that all clients of a full server behind one proxy may come back together. One costs
+// the gateway about 0.1 ms: an address may take a fifth of a core.
+static MAX_HANDSHAKES_PER_SECOND: Int = GucSetting::<i32>::new(2000);
+// Ten times as many at once. Clients send a few; a bulk of subscriptions or writes sends some thousands.
+static MAX_MESSAGES_PER_SECOND: Int = GucSetting::<i32>::new(1000);
+// People's browsers never come near, behind one office's address neither; guessing takes millions.
+static MAX_FAILED_TOKENS: Int = GucSetting::<i32>::new(100);
+// Empty: on loopback its own names, elsewhere any, for only the administrator knows them.
+static ALLOWED_HOSTS: Text = GucSetting::<Option<CString>>::new(Some(c""));
+// All that the kernel has; `required` would keep a server with an old kernel from serving.
+static GATEWAY_SANDBOX: GucSetting<Sandbox> = GucSetting::<Sandbox>::new(Sandbox::On);
+// 20,000 idle clients take 0.1 GB; the rest is a hundred full queues, or a row of 1 GB on its way.
+static GATEWAY_MEMORY_LIMIT: Int = GucSetting::<i32>::new(2048);
+
+/// Values of `rte.gateway_sandbox`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum Sandbox {
+    #[name = c"off"]
+    Off,
+    #[name = c"on"]
+    On,
+    #[name = c"required"]
+    Required,
+}
 
 /// Declares every setting. Called once, when the library is loaded.
 pub fn register() {
@@ -205,6 +229,57 @@ pub fn register() {
         1 << 21,
         Sighup,
         kb,
+    );
+
+    int(
+        c"rte.max_handshakes_per_second",
+        c"Connections of one address in a second, ten times as many at once; 0 is any number.",
+        &MAX_HANDSHAKES_PER_SECOND,
+        0,
+        1_000_000,
+        Sighup,
+        none,
+    );
+    int(
+        c"rte.max_messages_per_second",
+        c"Messages of a connection in a second, ten times as many at once; 0 is any number.",
+        &MAX_MESSAGES_PER_SECOND,
+        0,
+        1_000_000,
+        Sighup,
+        none,
+    );
+    int(
+        c"rte.max_failed_tokens",
+        c"Wrong tokens of one address in a minute; 0 is any number.",
+        &MAX_FAILED_TOKENS,
+        0,
+        1_000_000,
+        Sighup,
+        none,
+    );
+    text(
+        c"rte.allowed_hosts",
+        c"Host names that requests may name; * is any. Empty means loopback's own on loopback, any elsewhere.",
+        &ALLOWED_HOSTS,
+        Sighup,
+    );
+    GucRegistry::define_enum_guc(
+        c"rte.gateway_sandbox",
+        c"Whether the gateway gives up what it does not need, and whether it serves where it cannot.",
+        c"",
+        &GATEWAY_SANDBOX,
+        Sighup,
+        none,
+    );
+    int(
+        c"rte.gateway_memory_limit",
+        c"Memory of the gateway, past which it is started anew.",
+        &GATEWAY_MEMORY_LIMIT,
+        64,
+        1 << 20,
+        Sighup,
+        GucFlags::UNIT_MB,
     );
 
     // SAFETY: the prefix is a static C string; from here on misspelt rte.* settings are reported.
@@ -425,5 +500,29 @@ pub fn gateway_config(bridge_path: String) -> GatewayConfig {
         max_frame_bytes: get(&MAX_FRAME_SIZE) << 10,
         client_queue_bytes: get(&CLIENT_QUEUE_SIZE) << 10,
         allowed_origins: get_list(&ALLOWED_ORIGINS),
+        max_handshakes_per_second: get(&MAX_HANDSHAKES_PER_SECOND) as u32,
+        max_messages_per_second: get(&MAX_MESSAGES_PER_SECOND) as u32,
+        max_failed_tokens: get(&MAX_FAILED_TOKENS) as u32,
+        allowed_hosts: get_list(&ALLOWED_HOSTS),
+        sandbox: match GATEWAY_SANDBOX.get() {
+            Sandbox::Off => SandboxMode::Off,
+            Sandbox::On => SandboxMode::On,
+            Sandbox::Required => SandboxMode::Required,
+        },
+        memory_limit_bytes: get(&GATEWAY_MEMORY_LIMIT) << 20,
+        postgres_socket: postgres_socket(),
     }
+}
+
+/// Path of the first Unix socket of the server's own; empty where it has none.
+fn postgres_socket() -> String {
+    // SAFETY: settings of the server's, which do not change while it runs; null before they are read.
+    let (directories, port) = unsafe { (pg_sys::Unix_socket_directories, pg_sys::PostPortNumber) };
+    if directories.is_null() {
+        return String::new();
+    }
+    // SAFETY: not null, hence a C string.
+    let directories = unsafe { CStr::from_ptr(directories) }.to_string_lossy();
+    let first = directories.split(',').next().unwrap_or_default().trim().trim_matches('"');
+    if first.is_empty() { String::new() } else { format!("{first}/.s.PGSQL.{port}") }
 }

@@ -132,7 +132,7 @@ fn hello_comes_first_and_in_time() {
     assert!(answer.contains("UNEXPECTED_MESSAGE"), "{answer}");
     let half = TcpStream::connect(("127.0.0.1", cluster.rte_port)).expect("connect");
     let mut drip = TcpStream::connect(("127.0.0.1", cluster.rte_port)).expect("connect");
-    drip.write_all(b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgr").expect("half a request");
+    drip.write_all(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgr").expect("half a request");
     assert_eq!(silent.wait_closed().code, Some(4408));
     for mut stream in [half, drip] {
         stream.set_read_timeout(Some(patience())).expect("timeout");
@@ -151,7 +151,7 @@ fn half_open_handshakes_keep_nobody_out() {
         .filter_map(|n| {
             let mut stream = TcpStream::connect(("127.0.0.1", cluster.rte_port)).ok()?;
             if n % 2 == 0 {
-                stream.write_all(b"GET /ws HTTP/1.1\r\nHost: x\r\nX: ").ok()?;
+                stream.write_all(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nX: ").ok()?;
             }
             Some(stream)
         })
@@ -174,12 +174,12 @@ fn http_nonsense_is_answered_or_closed() {
         "\0\0\0\0\r\n\r\n",
         "GET\r\n\r\n",
         "GET / HTTP/9.9\r\n\r\n",
-        "BREW /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "GET /missing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 8\r\nSec-WebSocket-Key: x\r\n\r\n",
-        "POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        "BREW /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "GET /missing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 8\r\nSec-WebSocket-Key: x\r\n\r\n",
+        "POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\n",
         &huge,
         &many,
     ] {

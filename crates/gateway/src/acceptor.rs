@@ -83,13 +83,18 @@ pub struct Start {
     pub io: IoThreads,
     pub log: Log,
     pub stop: Arc<Notify>,
+    /// Closed without a word where nobody is to be served.
+    pub go: std::sync::mpsc::Receiver<()>,
 }
 
-/// Runs until it is told to stop.
+/// Runs from the word to go until it is told to stop.
 pub fn run(start: Start) -> io::Result<()> {
+    if start.go.recv().is_err() {
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async move {
-        let Start { listeners, config, gate, io, log, stop } = start;
+        let Start { listeners, config, gate, io, log, stop, .. } = start;
         let accept = async {
             let listeners =
                 listeners.into_iter().map(tokio::net::TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
@@ -125,6 +130,7 @@ async fn accept(
     next: &std::cell::Cell<usize>,
 ) {
     let mut failing = false;
+    let local = listener.local_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => {
@@ -143,11 +149,8 @@ async fn accept(
             }
         };
         let Ok(stream) = stream.into_std() else { continue };
-        let (max, per_address) = {
-            let config = config.read();
-            (config.max_connections, config.max_connections_per_address)
-        };
-        match gate.socket(peer.ip().to_canonical(), max, per_address) {
+        let config = config.read().clone();
+        match gate.socket(peer.ip(), local, &config) {
             Ok(permit) => {
                 let _ = stream.set_nodelay(true);
                 let thread = next.get() % io.0.len();

@@ -7,6 +7,7 @@ use crate::directory::{FeederId, Home};
 use crate::hub::Hub;
 use crate::limits::Permit;
 use crate::queue::{OutFrame, OutQueue};
+use crate::rate::Bucket;
 use crate::websocket::WebSocketIn;
 use rte_core::Held;
 use rte_core::session::{Session, Tick};
@@ -36,7 +37,7 @@ pub struct Conn {
     pub stream: TcpStream,
     pub state: RefCell<ConnState>,
     pub connected_at: SystemTime,
-    pub _permit: Permit,
+    pub permit: Permit,
 }
 
 /// What changes in a connection's life.
@@ -48,6 +49,10 @@ pub struct ConnState {
     /// Input that waits until the session's feeder is known.
     pub backlog: Vec<u8>,
     pub claims: Option<Box<UrlClaims>>,
+    /// How often it has spoken.
+    pub messages: Bucket,
+    /// A token was offered and not judged yet.
+    pub token_offered: bool,
     pub feeder: Option<FeederId>,
     /// The tenant that `hello` asked for, until its feeder is found.
     pub wanted: Option<Box<str>>,

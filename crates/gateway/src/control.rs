@@ -15,20 +15,15 @@ const LINES: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct Log(Sender<ToLauncher>);
 
+/// Lines that wait for a thread to write them.
+#[derive(Debug)]
+pub struct Lines(Receiver<ToLauncher>);
+
 impl Log {
-    /// A log, and the thread that writes it. The thread ends when every `Log` is dropped.
-    pub fn start(mut control: UnixStream) -> io::Result<(Self, JoinHandle<()>)> {
-        let (sender, receiver): (_, Receiver<ToLauncher>) = bounded(LINES);
-        let thread = std::thread::Builder::new().name("rte log".into()).spawn(move || {
-            let mut out = Vec::new();
-            for message in receiver {
-                out.clear();
-                if frame::write(&mut out, &message, &[]).is_err() || control.write_all(&out).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok((Self(sender), thread))
+    /// A log, and what is said to it.
+    pub fn new() -> (Self, Lines) {
+        let (sender, receiver) = bounded(LINES);
+        (Self(sender), Lines(receiver))
     }
 
     pub fn send(&self, message: ToLauncher) {
@@ -49,6 +44,21 @@ impl Log {
 
     pub fn warning(&self, message: String) {
         self.line(LogLevel::Warning, message);
+    }
+}
+
+impl Lines {
+    /// The thread that writes them. It ends when every `Log` is dropped.
+    pub fn write_to(self, mut control: UnixStream) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("rte log".into()).spawn(move || {
+            let mut out = Vec::new();
+            for message in self.0 {
+                out.clear();
+                if frame::write(&mut out, &message, &[]).is_err() || control.write_all(&out).is_err() {
+                    return;
+                }
+            }
+        })
     }
 }
 

@@ -11,11 +11,14 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// Largest head of a request.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
+/// Time for the peer to take the last answer.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 const PAGE: &str = include_str!("page/index.html");
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
@@ -34,6 +37,21 @@ impl Request {
     /// The first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    /// The host that the request is for, in lower case and without its port; none where it does not say. Two of
+    /// them are an error: who decided on the one would act on the other.
+    pub fn host(&self) -> Result<Option<String>, ()> {
+        let mut hosts = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case("host"));
+        let Some((_, host)) = hosts.next() else { return Ok(None) };
+        if hosts.next().is_some() {
+            return Err(());
+        }
+        let host = host.trim();
+        // An address of IPv6 stands in brackets, or its colons would be a port's.
+        let end = host.find(']').map_or(0, |at| at + 1);
+        let port = host[end..].find(':').map_or(host.len(), |at| end + at);
+        Ok(Some(host[..port].trim_end_matches('.').to_ascii_lowercase()))
     }
 
     /// Whether a comma-separated header has this token, in any case.
@@ -98,13 +116,17 @@ pub async fn read_head(stream: &TcpStream) -> Result<Head, HeadError> {
     loop {
         stream.readable().await.map_err(|_| HeadError::Gone)?;
         let mut chunk = [0; 2048];
+        let before = buffer.len();
         match stream.try_read(&mut chunk) {
             Ok(0) => return Err(HeadError::Gone),
             Ok(n) => buffer.extend_from_slice(&chunk[..n]),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
             Err(_) => return Err(HeadError::Gone),
         }
-        if let Some(head) = parse(&buffer)? {
+        // A head ends with a line. Without this look, one that comes byte by byte would be read again at each.
+        if buffer[before..].contains(&b'\n')
+            && let Some(head) = parse(&buffer)?
+        {
             return Ok(head);
         }
         if buffer.len() > MAX_HEAD {
@@ -167,6 +189,7 @@ impl Answer {
         let (status, message) = match refusal {
             Refusal::Full => (503, "too many connections"),
             Refusal::AddressFull => (429, "too many connections from this address"),
+            Refusal::TooOften => (429, "too many requests from this address"),
         };
         let mut answer = Self::error(status, message, Some("try again later"));
         answer.headers.push(("Retry-After", "5".to_owned()));
@@ -196,6 +219,7 @@ impl Answer {
             403 => "Forbidden",
             404 => "Not Found",
             405 => "Method Not Allowed",
+            421 => "Misdirected Request",
             426 => "Upgrade Required",
             429 => "Too Many Requests",
             431 => "Request Header Fields Too Large",
@@ -253,7 +277,7 @@ fn health(metrics: &Metrics) -> Answer {
     }
 }
 
-/// Writes everything; the caller bounds the time where the peer is not yet trusted to read.
+/// Writes everything; the caller bounds the time.
 pub async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         stream.writable().await?;
@@ -267,8 +291,12 @@ pub async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the last answer and closes, so that the peer can read it before the reset.
+/// Writes the last answer and closes, so that the peer can read it before the reset. Takes bounded time.
 pub async fn finish(stream: &TcpStream, bytes: &[u8]) {
+    let _ = tokio::time::timeout(LAST_ANSWER, say_and_close(stream, bytes)).await;
+}
+
+async fn say_and_close(stream: &TcpStream, bytes: &[u8]) {
     if write_all(stream, bytes).await.is_err() {
         return;
     }
@@ -297,5 +325,26 @@ mod tests {
         assert!(head.request.header_has("connection", "upgrade"));
         assert_eq!(head.rest, b"rest");
         assert!(matches!(parse(b"\x00\x01\r\n\r\n"), Err(HeadError::Bad(400))));
+    }
+
+    #[test]
+    fn a_host_is_read_without_port_and_case() {
+        let host = |headers: &str| {
+            let text = format!("GET / HTTP/1.1\r\n{headers}\r\n\r\n");
+            parse(text.as_bytes()).expect("parse").expect("whole").request.host()
+        };
+        for (header, is) in [
+            ("Host: LocalHost:8082", "localhost"),
+            ("Host: shop.example", "shop.example"),
+            ("Host: shop.example.:80", "shop.example"),
+            ("Host: [::1]:8082", "[::1]"),
+            ("Host: [::1]", "[::1]"),
+            ("Host: ::1", ""),
+            ("Host:", ""),
+        ] {
+            assert_eq!(host(header), Ok(Some(is.to_owned())), "{header}");
+        }
+        assert_eq!(host("X: y"), Ok(None));
+        assert_eq!(host("Host: a\r\nHost: a"), Err(()));
     }
 }

@@ -90,25 +90,26 @@ async fn welcome(hub: Rc<RefCell<Hub>>, stream: TcpStream, peer: SocketAddr, mut
             return;
         }
     };
-    let answer = match upgrade::decide(&head.request, &config) {
+    if let Err(refusal) = permit.check_pace() {
+        http::finish(&stream, &http::Answer::refusal(refusal).encode()).await;
+        return;
+    }
+    let answer = match upgrade::decide(&head.request, permit.is_local(), &config) {
         upgrade::Decision::Plain => http::answer(&head.request, peer, &config, &shared.metrics),
         upgrade::Decision::Refuse(answer) => answer,
-        upgrade::Decision::Upgrade { response, claims } => {
-            match permit.upgrade(config.max_connections, config.max_connections_per_address) {
-                Err(refusal) => http::Answer::refusal(refusal),
-                Ok(()) => {
-                    if http::write_all(&stream, &response).await.is_err() {
-                        return;
-                    }
-                    let conn = hub.borrow_mut().add(stream, peer, permit, claims, &head.rest);
-                    // A task of its own, so that this one's memory, with the request in it, is given back.
-                    tokio::task::spawn_local(serve(hub, conn));
+        upgrade::Decision::Upgrade { response, claims } => match permit.upgrade(&config) {
+            Err(refusal) => http::Answer::refusal(refusal),
+            Ok(()) => {
+                if !matches!(tokio::time::timeout(timeout, http::write_all(&stream, &response)).await, Ok(Ok(()))) {
                     return;
                 }
+                let conn = hub.borrow_mut().add(stream, peer, permit, claims, &head.rest);
+                // A task of its own, so that this one's memory, with the request in it, is given back.
+                tokio::task::spawn_local(serve(hub, conn));
+                return;
             }
-        }
+        },
     };
     let answer = answer.cors(&head.request, &config);
-    let wait = Duration::from_secs(5);
-    let _ = tokio::time::timeout(wait, http::finish(&stream, &answer.encode())).await;
+    http::finish(&stream, &answer.encode()).await;
 }

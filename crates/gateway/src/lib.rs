@@ -17,6 +17,8 @@ mod io_thread;
 mod limits;
 mod metrics;
 mod queue;
+mod rate;
+mod sandbox;
 mod upgrade;
 mod websocket;
 
@@ -25,12 +27,15 @@ use event::{IoThreads, ToIo};
 use hub::Shared;
 use metrics::Metrics;
 use parking_lot::RwLock;
-use rte_protocol::bridge::{GatewayConfig, ToGateway, ToLauncher};
+use rte_protocol::bridge::{GatewayConfig, SandboxMode, ToGateway, ToLauncher};
+use sandbox::Confined;
+use std::cell::RefCell;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, PanicHookInfo};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -43,17 +48,25 @@ pub const EXIT_OK: i32 = 0;
 pub const EXIT_SOCKET: i32 = 71;
 /// A thread ended that must not.
 pub const EXIT_THREAD: i32 = 70;
+/// `rte.gateway_sandbox` is `required`, and the kernel does not have all of it.
+pub const EXIT_SANDBOX: i32 = 77;
 
 /// Time for threads to say good-bye to clients.
 const GOODBYE: Duration = Duration::from_millis(300);
 
 /// Runs the gateway until the launcher tells it to end or is gone; answers the process' exit code. The caller has
-/// SIGPIPE ignored, as Rust's own start-up does, and the data directory as the current one.
+/// SIGPIPE and SIGXFSZ ignored, the first as Rust's own start-up does, and the data directory as the current one. With a
+/// sandbox the whole process is in it from then on, and the bridge's socket file is the launcher's to remove.
 #[must_use]
 pub fn run(control: UnixStream, config: GatewayConfig) -> i32 {
-    let Ok((log, log_thread)) = control.try_clone().and_then(Log::start) else { return EXIT_SOCKET };
-    let code = match Gateway::start(&control, config, &log) {
-        Ok(gateway) => gateway.serve(control, &log),
+    let (log, lines) = Log::new();
+    // What needs files, names or new sockets comes first, then threads, which inherit what was given up.
+    let sockets = Sockets::open(&config, &log);
+    let confined = sandbox::confine(&config);
+    let Ok(log_thread) = control.try_clone().and_then(|control| lines.write_to(control)) else { return EXIT_SOCKET };
+    let code = match sockets.and_then(|sockets| Gateway::start(&control, config, sockets, confined, &log)) {
+        Ok(Some(gateway)) => gateway.serve(control),
+        Ok(None) => EXIT_SANDBOX,
         Err(e) => {
             log.warning(format!("gateway could not start: {e}; check rte.port and rte.listen_addresses"));
             EXIT_SOCKET
@@ -65,6 +78,33 @@ pub fn run(control: UnixStream, config: GatewayConfig) -> i32 {
     code
 }
 
+thread_local! {
+    static PANICKED_AT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// A panic hook for processes whose standard error nobody reads: the place of the panic goes to the server's log, with
+/// its message.
+pub fn note_panic(info: &PanicHookInfo<'_>) {
+    PANICKED_AT.set(info.location().map(ToString::to_string));
+}
+
+/// What is open before rights are given up.
+struct Sockets {
+    listeners: Vec<TcpListener>,
+    bridge: UnixListener,
+    /// The owner of the bridge's socket file: this process' user.
+    uid: u32,
+}
+
+impl Sockets {
+    fn open(config: &GatewayConfig, log: &Log) -> io::Result<Self> {
+        let listeners = acceptor::bind(config, log)?;
+        let path = Path::new(&config.bridge_path);
+        let bridge = bind_bridge(path)?;
+        Ok(Self { listeners, bridge, uid: std::fs::metadata(path)?.uid() })
+    }
+}
+
 /// The running threads.
 struct Gateway {
     config: Arc<RwLock<Arc<GatewayConfig>>>,
@@ -73,15 +113,19 @@ struct Gateway {
     others: Vec<JoinHandle<()>>,
     stops: Vec<Arc<Notify>>,
     broken: Arc<AtomicBool>,
-    socket_file: PathBuf,
 }
 
 impl Gateway {
-    fn start(control: &UnixStream, config: GatewayConfig, log: &Log) -> io::Result<Self> {
-        let listeners = acceptor::bind(&config, log)?;
-        let addresses = listeners.iter().map(|l| l.local_addr().map(|a| a.to_string())).collect::<io::Result<_>>()?;
-        let socket_file = PathBuf::from(&config.bridge_path);
-        let bridge_listener = bind_bridge(&socket_file)?;
+    /// Starts the threads and gives up the rest; none where more was to be given up than the kernel has.
+    fn start(
+        control: &UnixStream,
+        config: GatewayConfig,
+        sockets: Sockets,
+        confined: Confined,
+        log: &Log,
+    ) -> io::Result<Option<Self>> {
+        let Sockets { listeners, bridge, uid } = sockets;
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
         let metrics = Arc::new(Metrics::new());
         let broken = Arc::new(AtomicBool::new(false));
         let watch = Watch { broken: broken.clone(), log: log.clone(), control: Arc::new(control.try_clone()?) };
@@ -106,8 +150,8 @@ impl Gateway {
 
         let stops = vec![Arc::new(Notify::new()), Arc::new(Notify::new())];
         let start = bridge::Start {
-            listener: bridge_listener,
-            path: socket_file.clone(),
+            listener: bridge,
+            uid,
             io: io.clone(),
             log: log.clone(),
             metrics: metrics.clone(),
@@ -116,7 +160,9 @@ impl Gateway {
             stop: stops[0].clone(),
         };
         let bridge = watch.spawn("rte bridge", move || bridge::run(start))?;
+        let settings = config.clone();
         let config = Arc::new(RwLock::new(config));
+        let (go, wait) = std::sync::mpsc::channel();
         let start = acceptor::Start {
             listeners,
             config: config.clone(),
@@ -124,14 +170,23 @@ impl Gateway {
             io: io.clone(),
             log: log.clone(),
             stop: stops[1].clone(),
+            go: wait,
         };
         let acceptor = watch.spawn("rte acceptor", move || acceptor::run(start))?;
-        log.send(ToLauncher::Listening { addresses });
-        Ok(Self { config, io, io_threads, others: vec![bridge, acceptor], stops, broken, socket_file })
+        if let Some(report) = confined.seal(&settings, addresses.first().copied()) {
+            let whole = report.is_whole();
+            log.send(ToLauncher::Sandboxed { report });
+            if settings.sandbox == SandboxMode::Required && !whole {
+                return Ok(None);
+            }
+        }
+        log.send(ToLauncher::Listening { addresses: addresses.iter().map(ToString::to_string).collect() });
+        let _ = go.send(());
+        Ok(Some(Self { config, io, io_threads, others: vec![bridge, acceptor], stops, broken }))
     }
 
     /// Listens to the launcher, then ends.
-    fn serve(self, mut control: UnixStream, log: &Log) -> i32 {
+    fn serve(self, mut control: UnixStream) -> i32 {
         // The launcher's end without a word means that it is gone: clients may come back to the next one.
         let mut restart = true;
         while let Some(order) = control::next_order(&mut control) {
@@ -157,9 +212,6 @@ impl Gateway {
         self.stops[0].notify_one();
         for thread in self.others {
             join(thread, deadline + Duration::from_millis(50));
-        }
-        if let Err(e) = std::fs::remove_file(&self.socket_file) {
-            log.warning(format!("could not remove the bridge's socket file: {e}"));
         }
         if broken { EXIT_THREAD } else { EXIT_OK }
     }
@@ -197,7 +249,8 @@ impl Watch {
                     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic").to_owned()
                 }
             };
-            log.warning(format!("gateway thread \"{name}\" ended: {fault}"));
+            let at = PANICKED_AT.take().map(|at| format!(" at {at}")).unwrap_or_default();
+            log.warning(format!("gateway thread \"{name}\" ended{at}: {fault}"));
             broken.store(true, Ordering::Release);
             // Wakes the main thread, which listens to the launcher and nobody else.
             let _ = control.shutdown(std::net::Shutdown::Read);

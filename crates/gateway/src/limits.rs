@@ -1,14 +1,17 @@
-//! How many sockets there may be, in all and per address. Any thread.
+//! How many sockets there may be, in all and per address, and how often an address may come and may be wrong. Any thread.
 //!
 //! A socket counts from `accept`; a connection from its upgrade. Sockets have some room above the bound of connections, so that health
 //! checks and refusals can be answered.
 
 use crate::metrics::Metrics;
+use crate::rate::{Rate, Table, counted};
 use parking_lot::Mutex;
+use rte_protocol::bridge::GatewayConfig;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Sockets above the bound of connections.
 const ROOM: u32 = 64;
@@ -22,7 +25,12 @@ struct Count {
 /// The counts.
 #[derive(Debug)]
 pub struct Gate {
+    /// In all, and of the addresses that have any.
     counts: Mutex<(Count, HashMap<IpAddr, Count>)>,
+    /// How often addresses came.
+    handshakes: Mutex<Table>,
+    /// How often their tokens were wrong.
+    failures: Mutex<Table>,
     metrics: Arc<Metrics>,
 }
 
@@ -33,6 +41,8 @@ pub enum Refusal {
     Full,
     /// The address has.
     AddressFull,
+    /// The address comes too often.
+    TooOften,
 }
 
 /// A socket's place; given back when dropped.
@@ -41,19 +51,27 @@ pub struct Permit {
     gate: Arc<Gate>,
     address: IpAddr,
     upgraded: bool,
+    /// It came to a listener on loopback.
+    local: bool,
+    /// Its address comes too often: to be told so, and no more.
+    too_often: bool,
 }
 
 impl Gate {
     pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { counts: Mutex::default(), metrics })
+        Arc::new(Self { counts: Mutex::default(), handshakes: Mutex::default(), failures: Mutex::default(), metrics })
     }
 
-    /// A place for a socket that was accepted.
-    pub fn socket(self: &Arc<Self>, address: IpAddr, max: u32, max_per_address: u32) -> Result<Permit, Refusal> {
+    /// A place for a socket that was accepted, by a listener on loopback (`local`) or elsewhere.
+    pub fn socket(self: &Arc<Self>, address: IpAddr, local: bool, config: &GatewayConfig) -> Result<Permit, Refusal> {
+        let address = counted(address);
+        let too_often = Rate::per_second(config.max_handshakes_per_second)
+            .is_some_and(|rate| !self.handshakes.lock().take(address, rate, Instant::now()));
         let mut counts = self.counts.lock();
-        let refusal = if counts.0.sockets >= max.saturating_add(ROOM) {
+        let of_address = counts.1.get(&address).copied().unwrap_or_default();
+        let refusal = if counts.0.sockets >= config.max_connections.saturating_add(ROOM) {
             Some(Refusal::Full)
-        } else if counts.1.get(&address).is_some_and(|c| c.sockets >= max_per_address.saturating_add(ROOM)) {
+        } else if of_address.sockets >= config.max_connections_per_address.saturating_add(ROOM) {
             Some(Refusal::AddressFull)
         } else {
             None
@@ -64,18 +82,32 @@ impl Gate {
         }
         counts.0.sockets += 1;
         counts.1.entry(address).or_default().sockets += 1;
-        Ok(Permit { gate: self.clone(), address, upgraded: false })
+        Ok(Permit { gate: self.clone(), address, upgraded: false, local, too_often })
     }
 }
 
 impl Permit {
+    /// Whether it came to a listener on loopback.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// Whether the address comes slowly enough to be listened to.
+    pub fn check_pace(&self) -> Result<(), Refusal> {
+        if self.too_often {
+            self.gate.metrics.figures.rate_limited_total.fetch_add(1, Ordering::Relaxed);
+            return Err(Refusal::TooOften);
+        }
+        Ok(())
+    }
+
     /// The socket becomes a connection.
-    pub fn upgrade(&mut self, max: u32, max_per_address: u32) -> Result<(), Refusal> {
+    pub fn upgrade(&mut self, config: &GatewayConfig) -> Result<(), Refusal> {
         let mut counts = self.gate.counts.lock();
         let of_address = counts.1.get(&self.address).copied().unwrap_or_default();
-        let refusal = if counts.0.connections >= max {
+        let refusal = if counts.0.connections >= config.max_connections {
             Some(Refusal::Full)
-        } else if of_address.connections >= max_per_address {
+        } else if of_address.connections >= config.max_connections_per_address {
             Some(Refusal::AddressFull)
         } else {
             None
@@ -90,6 +122,20 @@ impl Permit {
         self.gate.metrics.figures.connections.fetch_add(1, Ordering::Relaxed);
         self.gate.metrics.figures.connections_total.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether the address may offer another token.
+    pub fn may_offer_token(&self, config: &GatewayConfig) -> bool {
+        Rate::per_minute(config.max_failed_tokens)
+            .is_none_or(|rate| !self.gate.failures.lock().get(self.address).is_empty(rate, Instant::now()))
+    }
+
+    /// A token that came from the address was wrong.
+    pub fn token_failed(&self, config: &GatewayConfig) {
+        self.gate.metrics.figures.failed_tokens_total.fetch_add(1, Ordering::Relaxed);
+        if let Some(rate) = Rate::per_minute(config.max_failed_tokens) {
+            self.gate.failures.lock().take(self.address, rate, Instant::now());
+        }
     }
 }
 

@@ -29,6 +29,10 @@ figures! {
     connections_total: "counter",
     /// connections that were refused by a limit
     refused_total: "counter",
+    /// connections that were refused or closed because they came or asked too often
+    rate_limited_total: "counter",
+    /// tokens that were wrong
+    failed_tokens_total: "counter",
     /// sessions that have said hello to a feeder and are open
     sessions: "gauge",
     /// subscriptions of open sessions

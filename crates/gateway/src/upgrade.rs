@@ -1,9 +1,11 @@
-//! From an HTTP request to a WebSocket: who may, under which subprotocol, and what the URL claims. Pure.
+//! From an HTTP request to a WebSocket: whom the request is for and from, who may, under which subprotocol, and what
+//! the URL claims. Pure.
 
 use crate::connection::UrlClaims;
 use crate::http::{Answer, Request};
 use rte_protocol::bridge::GatewayConfig;
 use rte_protocol::wire::SUBPROTOCOL;
+use std::net::IpAddr;
 use tungstenite::handshake::derive_accept_key;
 
 /// What becomes of a request.
@@ -18,8 +20,16 @@ pub enum Decision {
     },
 }
 
-/// Decides over a request.
-pub fn decide(request: &Request, config: &GatewayConfig) -> Decision {
+/// Decides over a request that came to a listener on loopback (`local`) or elsewhere.
+pub fn decide(request: &Request, local: bool, config: &GatewayConfig) -> Decision {
+    match request.host() {
+        Ok(host) if host.as_ref().is_none_or(|host| host_allowed(host, local, config)) => {}
+        Ok(_) => {
+            let hint = Some("add the host to rte.allowed_hosts");
+            return Decision::Refuse(Answer::error(421, "this host is not served here", hint));
+        }
+        Err(()) => return Decision::Refuse(Answer::error(400, "the request names two hosts", None)),
+    }
     if !(request.header_has("connection", "upgrade") && request.header_has("upgrade", "websocket")) {
         return Decision::Plain;
     }
@@ -52,6 +62,26 @@ pub fn decide(request: &Request, config: &GatewayConfig) -> Decision {
         tenant: request.parameter("tenant").or_else(|| request.parameter("domain")),
     };
     Decision::Upgrade { response: response.into_bytes(), claims }
+}
+
+/// Whether this server goes by that name. A page of a stranger whose name resolves to this address (DNS rebinding)
+/// has its own name as host, and as origin too, so that the origin alone would look right. What listens on loopback is
+/// safe from it by default; who listens elsewhere has names that only the administrator knows.
+fn host_allowed(host: &str, local: bool, config: &GatewayConfig) -> bool {
+    let named = config.allowed_hosts.iter().any(|allowed| {
+        let allowed = allowed.to_ascii_lowercase();
+        allowed == "*"
+            || allowed.trim_end_matches('.') == host
+            || allowed.strip_prefix("*.").is_some_and(|under| {
+                host.strip_suffix(under).and_then(|h| h.strip_suffix('.')).is_some_and(|sub| !sub.is_empty())
+            })
+    });
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    // Names under `localhost` are the host's own: no server of names is asked for them.
+    let of_loopback = host == "localhost"
+        || host.ends_with(".localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback());
+    named || if local { of_loopback } else { config.allowed_hosts.is_empty() }
 }
 
 /// Whether the page that the request comes from may talk to this server. What is no browser says no origin.

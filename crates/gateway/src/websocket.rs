@@ -11,6 +11,8 @@ use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 pub enum Incoming {
     Text(String),
     Binary,
+    /// A ping or a pong, which is dealt with.
+    Control,
     /// The client closes; the answer is in the output.
     Close,
     /// A frame or message over the limit.
@@ -62,21 +64,20 @@ impl WebSocketIn {
     /// to `output`.
     pub fn next(&mut self, input: &mut &[u8], output: &mut Vec<u8>) -> Option<Incoming> {
         let mut memory = Memory { input, output };
-        loop {
-            match self.0.read(&mut memory) {
-                Ok(Message::Text(text)) => break Some(Incoming::Text(text.as_str().to_owned())),
-                Ok(Message::Binary(_)) => break Some(Incoming::Binary),
-                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
-                Ok(Message::Close(_)) => {
-                    // Writes the answer.
-                    let _ = self.0.flush(&mut memory);
-                    break Some(Incoming::Close);
-                }
-                Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => break None,
-                Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => break Some(Incoming::TooLarge),
-                Err(Error::ConnectionClosed | Error::AlreadyClosed) => break Some(Incoming::Close),
-                Err(_) => break Some(Incoming::Violation),
+        match self.0.read(&mut memory) {
+            Ok(Message::Text(text)) => Some(Incoming::Text(text.as_str().to_owned())),
+            Ok(Message::Binary(_)) => Some(Incoming::Binary),
+            // The answer is written by the next call, which comes at once.
+            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Some(Incoming::Control),
+            Ok(Message::Close(_)) => {
+                // Writes the answer.
+                let _ = self.0.flush(&mut memory);
+                Some(Incoming::Close)
             }
+            Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => None,
+            Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => Some(Incoming::TooLarge),
+            Err(Error::ConnectionClosed | Error::AlreadyClosed) => Some(Incoming::Close),
+            Err(_) => Some(Incoming::Violation),
         }
     }
 }

@@ -36,13 +36,13 @@ fn figures_and_the_page_are_served() {
     let (code, text) = gateway.get("/metrics");
     assert_eq!(code, 200);
     assert!(text.contains("\nrte_deliveries_total 1\n"), "{text}");
-    let behind_a_proxy = "GET /stats HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
+    let behind_a_proxy = "GET /stats HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
     assert_eq!(gateway.http(behind_a_proxy).0, 403);
     let (code, text) = gateway.get("/");
     assert_eq!(code, 200);
     assert!(text.contains("Content-Security-Policy: default-src 'none'"), "{text}");
     assert_eq!(gateway.get("/client.js").0, 404);
-    assert_eq!(gateway.http("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").0, 405);
+    assert_eq!(gateway.http("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").0, 405);
     assert_eq!(gateway.http("nonsense\r\n\r\n").0, 400);
     assert_eq!(gateway.get("/ws").0, 426);
 }
@@ -57,7 +57,8 @@ fn origins_are_the_same_or_allowed_or_refused() {
     assert_eq!(status(gateway.client_at("/ws", &[("Origin", "null")])), 403);
     assert_eq!(status(gateway.client_at("/ws", &[])), 101);
     assert_eq!(status(gateway.client_at("/other", &[])), 404);
-    let ask = |origin: &str| gateway.http(&format!("GET /health HTTP/1.1\r\nHost: h\r\nOrigin: {origin}\r\n\r\n")).1;
+    let ask =
+        |origin: &str| gateway.http(&format!("GET /health HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n\r\n")).1;
     assert!(ask("https://app.example").contains("Access-Control-Allow-Origin: https://app.example"));
     assert!(!ask("https://evil.example").contains("Access-Control-Allow-Origin"));
 }
@@ -66,7 +67,7 @@ fn origins_are_the_same_or_allowed_or_refused() {
 fn an_upgrade_needs_the_subprotocol() {
     let gateway = Gateway::start();
     let (code, text) = gateway.http(
-        "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: other\r\n\r\n",
     );
     assert_eq!(code, 400);

@@ -9,11 +9,10 @@ use crate::shmem::{self, Kind, State};
 use crate::{compat, guc};
 use pgrx::pg_sys::{self, Oid};
 use rte_protocol::bridge::{GatewayConfig, ToGateway};
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where sockets are made: backups leave this directory's contents out.
@@ -23,9 +22,6 @@ const PREFIX: &str = "rte_gateway.";
 const GOODBYE: Duration = Duration::from_secs(2);
 
 static INCARNATION: AtomicU32 = AtomicU32::new(0);
-
-/// Path that the child's signal handler removes.
-static SOCKET: AtomicPtr<libc::c_char> = AtomicPtr::new(std::ptr::null_mut());
 
 pub struct Gateway {
     pid: libc::pid_t,
@@ -78,10 +74,11 @@ impl Gateway {
         self.control.listen()
     }
 
-    /// Tells the gateway of new settings; what it listens on changes only with a new one.
+    /// Tells the gateway of new settings; what it listens on and what it has given up change only with a new one.
     pub fn reload(&mut self) {
         let config = guc::gateway_config(self.config.bridge_path.clone());
-        if config.port != self.config.port || config.listen_addresses != self.config.listen_addresses {
+        let fixed = |c: &GatewayConfig| (c.port, c.listen_addresses.clone(), c.sandbox, c.memory_limit_bytes);
+        if fixed(&config) != fixed(&self.config) {
             self.control.send(&ToGateway::Shutdown { restart: true });
         } else if config != self.config {
             self.control.send(&ToGateway::Reload { config: Box::new(config.clone()) });
@@ -107,7 +104,14 @@ impl Gateway {
         shmem::set_bridge_path("");
         let _ = std::fs::remove_file(&self.config.bridge_path);
         if libc::WIFSIGNALED(status) {
-            pgrx::warning!("whagons_rte gateway (pid {}) was ended by signal {}", self.pid, libc::WTERMSIG(status));
+            let signal = libc::WTERMSIG(status);
+            // An allocation that fails ends in `abort`.
+            let hint = if signal == libc::SIGABRT { "; check rte.gateway_memory_limit" } else { "" };
+            pgrx::warning!("whagons_rte gateway (pid {}) was ended by signal {signal}{hint}", self.pid);
+        } else if libc::WEXITSTATUS(status) == rte_gateway::EXIT_SANDBOX {
+            pgrx::warning!(
+                "whagons_rte gateway does not serve: rte.gateway_sandbox is \"required\", and not all of it can be had"
+            );
         } else if libc::WEXITSTATUS(status) != 0 {
             pgrx::warning!("whagons_rte gateway (pid {}) ended with code {}", self.pid, libc::WEXITSTATUS(status));
         }
@@ -124,15 +128,10 @@ impl Gateway {
     }
 }
 
+/// The launcher removes the socket: this process cannot any more.
 extern "C" fn on_terminate(_signal: libc::c_int) {
-    let path = SOCKET.load(Ordering::Relaxed);
-    // SAFETY: both calls are allowed in a signal handler; the path lives as long as the process.
-    unsafe {
-        if !path.is_null() {
-            libc::unlink(path);
-        }
-        libc::_exit(0);
-    }
+    // SAFETY: allowed in a signal handler.
+    unsafe { libc::_exit(0) }
 }
 
 /// # Safety
@@ -153,11 +152,12 @@ unsafe fn become_gateway(control: UnixStream, config: GatewayConfig) -> ! {
         compat::PGSharedMemoryDetach();
         pg_sys::MyProc = std::ptr::null_mut();
         close_all_but(control.as_raw_fd());
+        silence();
 
-        let path = CString::new(config.bridge_path.clone()).unwrap_or_default();
-        SOCKET.store(path.into_raw(), Ordering::Relaxed);
         libc::signal(libc::SIGTERM, on_terminate as *const () as libc::sighandler_t);
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        // A write past the limit of files fails, and ends nothing.
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         libc::signal(libc::SIGINT, libc::SIG_IGN);
         libc::signal(libc::SIGHUP, libc::SIG_IGN);
         #[cfg(target_os = "linux")]
@@ -176,11 +176,28 @@ unsafe fn become_gateway(control: UnixStream, config: GatewayConfig) -> ! {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
 
-        let _ = std::panic::take_hook();
+        std::panic::set_hook(Box::new(rte_gateway::note_panic));
         let code = std::panic::catch_unwind(|| rte_gateway::run(control, config)).unwrap_or(101);
-        let path = SOCKET.load(Ordering::Relaxed);
-        libc::unlink(path);
         libc::_exit(code)
+    }
+}
+
+/// Points the standard descriptors nowhere. The inherited ones lead to the server's log, where whoever broke into the gateway
+/// could write lines in the name of others; what the gateway has to say it tells the launcher.
+fn silence() {
+    // SAFETY: plain calls on descriptors; without /dev/null they are closed.
+    unsafe {
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+        for standard in 0..=2 {
+            if null < 0 {
+                libc::close(standard);
+            } else {
+                libc::dup2(null, standard);
+            }
+        }
+        if null > 2 {
+            libc::close(null);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What launcher and gateway say to each other over the socket pair that was made before the fork.
 
+use super::sandbox;
 use crate::guc;
 use rte_protocol::bridge::{LogLevel, ToGateway, ToLauncher, frame};
 use std::io::{self, Read as _, Write as _};
@@ -77,6 +78,7 @@ fn log(message: ToLauncher) {
         ToLauncher::Listening { addresses } => {
             pgrx::log!("{} gateway listens on {}", guc::SERVER, addresses.join(", "));
         }
+        ToLauncher::Sandboxed { report } => sandbox::log(&report),
         ToLauncher::Log { level: LogLevel::Debug, message } => pgrx::debug1!("whagons_rte gateway: {message}"),
         ToLauncher::Log { level: LogLevel::Log, message } => pgrx::log!("whagons_rte gateway: {message}"),
         ToLauncher::Log { level: LogLevel::Warning, message } => pgrx::warning!("whagons_rte gateway: {message}"),

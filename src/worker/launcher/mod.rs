@@ -5,6 +5,7 @@
 
 mod child;
 mod control;
+mod sandbox;
 
 use super::process::{self, Terminate};
 use crate::shmem::{self, Kind, State};

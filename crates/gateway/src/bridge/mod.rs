@@ -19,7 +19,6 @@ use peer::{FrameReader, PeerOut};
 use rte_protocol::bridge::{Attach, JobId, SessionId, ToFeeder, ToWorker};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -58,7 +57,8 @@ struct Bridge {
 #[derive(Debug)]
 pub struct Start {
     pub listener: std::os::unix::net::UnixListener,
-    pub path: std::path::PathBuf,
+    /// The user of this process, and so of the workers.
+    pub uid: u32,
     pub io: IoThreads,
     pub log: Log,
     pub metrics: Arc<Metrics>,
@@ -75,9 +75,7 @@ pub fn run(start: Start) -> std::io::Result<()> {
 }
 
 async fn serve(start: Start) -> std::io::Result<()> {
-    let Start { listener, path, io, log, metrics, landlord, mut inbox, stop } = start;
-    // The file is this process' own: its owner is who may connect.
-    let uid = std::fs::metadata(&path)?.uid();
+    let Start { listener, uid, io, log, metrics, landlord, mut inbox, stop } = start;
     let listener = UnixListener::from_std(listener)?;
     let bridge = Rc::new(Bridge {
         io,

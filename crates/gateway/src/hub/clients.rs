@@ -49,8 +49,9 @@ impl Hub {
                 self.push(conn, state, frame);
             }
             let Some(incoming) = incoming else { break };
-            self.counted.received += 1;
-            self.incoming(conn, state, incoming);
+            if self.admits(conn, state, &incoming) {
+                self.incoming(conn, state, incoming);
+            }
         }
         self.pace_reading(state);
     }

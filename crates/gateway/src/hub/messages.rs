@@ -31,9 +31,13 @@ impl Hub {
                     }
                     _ => {}
                 }
+                if !self.admits_token(conn, state, message.as_ref().ok()) {
+                    return;
+                }
                 state.session.message(message, &mut actions);
             }
             Incoming::Binary => state.session.binary(&mut actions),
+            Incoming::Control => {}
             Incoming::Close => self.finish(conn, state),
             Incoming::TooLarge => self.close(conn, state, CloseCode::FrameTooLarge),
             Incoming::Violation => self.close(conn, state, CloseCode::Protocol),
@@ -55,6 +59,7 @@ impl Hub {
             return;
         };
         let mut actions = self.take_actions();
+        self.note_verdict(conn, state, &event);
         let s = &mut state.session;
         let out = &mut actions;
         match event {

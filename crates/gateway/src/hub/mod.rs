@@ -6,6 +6,7 @@
 
 mod clients;
 mod delivery;
+mod guards;
 mod messages;
 mod sending;
 mod sweep;
@@ -18,6 +19,7 @@ use crate::event::{ToBridge, ToIo};
 use crate::limits::Permit;
 use crate::metrics::Metrics;
 use crate::queue::{OutFrame, OutQueue};
+use crate::rate::Bucket;
 use crate::websocket::WebSocketIn;
 use rte_core::session::{Action, Session, Tick};
 use rte_protocol::bridge::{ConnectionReport, GatewayConfig, SessionId, ShapeId, ToFeeder};
@@ -151,6 +153,8 @@ impl Hub {
             ws: WebSocketIn::new(max_frame),
             backlog: Vec::new(),
             claims: (claims.token.is_some() || claims.tenant.is_some()).then(|| Box::new(claims)),
+            messages: Bucket::default(),
+            token_offered: false,
             feeder: None,
             wanted: None,
             home: None,
@@ -178,14 +182,8 @@ impl Hub {
             last_commit: now,
             last_progress: now,
         };
-        let conn = Rc::new(Conn {
-            slot,
-            peer,
-            stream,
-            state: RefCell::new(state),
-            connected_at: SystemTime::now(),
-            _permit: permit,
-        });
+        let conn =
+            Rc::new(Conn { slot, peer, stream, state: RefCell::new(state), connected_at: SystemTime::now(), permit });
         self.sessions.insert(id, slot);
         self.conns[slot] = Some(conn.clone());
         if !rest.is_empty() {

@@ -4,8 +4,8 @@
 
 use rte_core::{Held, held};
 use rte_protocol::bridge::{
-    Attach, FromFeeder, FromWorker, GatewayConfig, SessionId, ShapeFrame, ShapeId, ToFeeder, ToGateway, ToLauncher,
-    ToWorker, frame,
+    Attach, FromFeeder, FromWorker, GatewayConfig, SandboxMode, SessionId, ShapeFrame, ShapeId, ToFeeder, ToGateway,
+    ToLauncher, ToWorker, frame,
 };
 use rte_protocol::wire::{Column, changes_frame};
 use serde::Serialize;
@@ -52,6 +52,13 @@ pub fn config(bridge_path: String) -> GatewayConfig {
         max_subscriptions: 20,
         max_frame_bytes: 64 * 1024,
         client_queue_bytes: 1 << 20,
+        max_handshakes_per_second: 0,
+        max_messages_per_second: 0,
+        max_failed_tokens: 0,
+        allowed_hosts: vec![],
+        sandbox: SandboxMode::Off,
+        memory_limit_bytes: 0,
+        postgres_socket: String::new(),
         allowed_origins: vec![],
     }
 }
@@ -82,6 +89,8 @@ impl Gateway {
                     return gateway;
                 }
                 ToLauncher::Log { message, .. } => gateway.lines.push(message),
+                // It would hold for the test, too.
+                ToLauncher::Sandboxed { report } => panic!("{report:?}"),
             }
         }
     }

@@ -19,8 +19,55 @@ pub enum ToGateway {
 pub enum ToLauncher {
     /// Sockets are open.
     Listening { addresses: Vec<String> },
+    /// What the gateway has given up; said once, before `Listening`, where it was told to give up anything.
+    Sandboxed { report: SandboxReport },
     /// A line for the server's log.
     Log { level: LogLevel, message: String },
+}
+
+/// What a gateway is told to give up before it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxMode {
+    Off,
+    /// What the kernel has.
+    On,
+    /// All of it, or the gateway does not serve.
+    Required,
+}
+
+/// What a gateway has given up, as it found by trying.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxReport {
+    pub no_new_privs: bool,
+    /// The most memory that it can have.
+    pub memory_bytes: Option<u64>,
+    /// The version of Landlock that refuses the file system, and the network from version 4 on.
+    pub landlock_abi: Option<u32>,
+    /// System calls are filtered.
+    pub filtered: bool,
+    /// What could not be had, and why.
+    pub missing: Vec<String>,
+    pub attempts: Vec<Attempt>,
+}
+
+impl SandboxReport {
+    /// Whether everything could be had and nothing that was tried went through.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.missing.is_empty() && self.attempts.iter().all(|a| a.refused)
+    }
+}
+
+/// Something that a gateway tried after it had given up the right to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// `open a file`
+    pub what: String,
+    /// The kernel's error; none where it went through.
+    pub errno: Option<i32>,
+    /// Whether the error says that it is not allowed.
+    pub refused: bool,
 }
 
 /// Severity of a line for the server's log.
@@ -56,6 +103,19 @@ pub struct GatewayConfig {
     pub max_subscriptions: u32,
     pub max_frame_bytes: u64,
     pub client_queue_bytes: u64,
+    /// Connections of an address in a second, about; 0: any number. So in the next two.
+    pub max_handshakes_per_second: u32,
+    /// Messages of a connection in a second, about.
+    pub max_messages_per_second: u32,
+    /// Tokens from an address that turned out wrong, in a minute.
+    pub max_failed_tokens: u32,
+    /// Names that a request's `Host` may have; empty: any, but on loopback only loopback's own.
+    pub allowed_hosts: Vec<String>,
+    pub sandbox: SandboxMode,
+    /// The most memory of the gateway; 0: unbounded.
+    pub memory_limit_bytes: u64,
+    /// Path of a Unix socket of the server's own, to which the sandbox must refuse connections; may be empty.
+    pub postgres_socket: String,
     /// Origins that browsers may come from; empty: same origin only; `*`: any.
     pub allowed_origins: Vec<String>,
 }

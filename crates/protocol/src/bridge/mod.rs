@@ -11,7 +11,7 @@ mod feeder;
 pub mod frame;
 mod worker;
 
-pub use control::{GatewayConfig, LogLevel, ToGateway, ToLauncher};
+pub use control::{Attempt, GatewayConfig, LogLevel, SandboxMode, SandboxReport, ToGateway, ToLauncher};
 pub use feeder::{FromFeeder, ShapeFrame, Tenant, ToFeeder};
 pub use worker::{FromWorker, ToWorker};
 

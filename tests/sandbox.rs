@@ -1,0 +1,154 @@
+//! The gateway gives up what it does not need, says so, and goes on serving.
+
+use std::fs;
+
+use rte_testkit::{Cluster, Signal, alive, assert_equal, kill, rss_kb, wait_until};
+
+/// A field of `/proc/<pid>/status`.
+fn status(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':')).unwrap_or_default();
+    line.trim().to_owned()
+}
+
+/// The soft and hard limit of a process.
+fn limit(pid: i32, name: &str) -> (String, String) {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+    let line = text.lines().find_map(|l| l.strip_prefix(name)).expect(name).split_whitespace();
+    let mut values = line.map(str::to_owned);
+    (values.next().expect("soft"), values.next().expect("hard"))
+}
+
+/// The last line of the log that says what the sandbox is.
+fn line(cluster: &Cluster) -> String {
+    wait_until("the line", || {
+        cluster.log().lines().rev().find(|l| l.contains("whagons_rte gateway sandbox:")).map(str::to_owned)
+    })
+}
+
+fn kernel_has(what: &str) -> bool {
+    match what {
+        "seccomp" => fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").is_ok_and(|a| a.contains("errno")),
+        // Without a list of what is active, the line itself is asked for it.
+        _ => fs::read_to_string("/sys/kernel/security/lsm").map_or(true, |lsm| lsm.contains(what)),
+    }
+}
+
+#[test]
+fn the_gateway_gives_up_files_connections_and_programs() {
+    let cluster = Cluster::ready();
+    let gateway = cluster.worker("gateway");
+    let line = line(&cluster);
+    println!("{line}");
+    assert!(line.contains("no new privileges") && line.contains("memory 2048 MB"), "{line}");
+    assert_eq!(status(gateway, "NoNewPrivs"), "1");
+    assert_eq!(limit(gateway, "Max data size"), ((2048_u64 << 20).to_string(), (2048_u64 << 20).to_string()));
+    assert_eq!(limit(gateway, "Max core file size").1, "0");
+    assert_eq!(limit(gateway, "Max file size").1, "0");
+    assert_eq!(limit(gateway, "Max processes").1, "0");
+    if !kernel_has("seccomp") {
+        assert!(cluster.log().contains("WARNING:  whagons_rte gateway sandbox could not be had whole"));
+        return;
+    }
+    let tasks = fs::read_dir(format!("/proc/{gateway}/task")).expect("tasks");
+    let threads: Vec<i32> = tasks.flatten().filter_map(|t| t.file_name().to_str()?.parse().ok()).collect();
+    assert!(threads.len() >= 5, "main, log, bridge, acceptor and I/O: {threads:?}");
+    for thread in &threads {
+        let of_thread = |field| status(*thread, field);
+        assert_eq!((of_thread("Seccomp"), of_thread("NoNewPrivs")), ("2".into(), "1".into()), "thread {thread}");
+    }
+    // What it tried to do, as the kernel answered.
+    for attempt in [
+        "open a file (EPERM)",
+        "list a directory (EPERM)",
+        "connect to the server's socket (EPERM)",
+        "connect to a port (EPERM)",
+        "make a socket (EPERM)",
+        "start a process (EPERM)",
+        "run a program (EPERM)",
+        "signal the launcher (EPERM)",
+    ] {
+        assert!(line.contains(attempt), "{attempt}: {line}");
+    }
+    assert!(line.contains("system calls filtered"), "{line}");
+    if kernel_has("landlock") {
+        assert!(line.contains("file system refused (Landlock ABI "), "{line}");
+        assert!(!cluster.log().contains("gateway sandbox could not be had"), "{}", cluster.log());
+    }
+    assert!(!cluster.log().contains("gateway sandbox has holes"), "{}", cluster.log());
+}
+
+#[test]
+fn nothing_of_the_servers_is_open_in_the_gateway() {
+    let cluster = Cluster::ready();
+    let gateway = cluster.worker("gateway");
+    let mut seen = 0;
+    for entry in fs::read_dir(format!("/proc/{gateway}/fd")).expect("descriptors").flatten() {
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        let target = target.to_string_lossy();
+        let own =
+            ["socket:", "anon_inode:[eventpoll]", "anon_inode:[eventfd]"].iter().any(|kind| target.starts_with(kind));
+        assert!(own || target == "/dev/null", "{target}");
+        seen += 1;
+    }
+    assert!(seen > 5, "{seen} descriptors");
+}
+
+#[test]
+fn a_sandboxed_gateway_serves_and_is_replaced_like_any_other() {
+    let cluster = Cluster::builder().conf("rte.gateway_sandbox", "required").ready();
+    let mut sql = cluster.sql();
+    sql.table("t", "id int PRIMARY KEY, v text");
+    sql.run("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 5000) i");
+    let mut client = cluster.subscriber("c", &["t"]);
+    assert_equal(&mut sql, &mut client);
+    for signal in [Signal::TERM, Signal::KILL, Signal::SEGV] {
+        let gateway = cluster.worker("gateway");
+        // One that was stopped goes on in the system call that it was stopped in.
+        kill(gateway, Signal::STOP);
+        sql.run("UPDATE t SET v = repeat('y', 900) WHERE id % 3 = 0");
+        kill(gateway, Signal::CONT);
+        assert_equal(&mut sql, &mut client);
+        kill(gateway, signal);
+        client.wait_closed();
+        wait_until("another gateway", || {
+            (cluster.worker("gateway") != gateway && !alive(gateway) && cluster.healthy()).then_some(())
+        });
+        client.resume();
+        sql.run("UPDATE t SET v = repeat('z', 1100) WHERE id % 7 = 0");
+        assert_equal(&mut sql, &mut client);
+    }
+    let sockets = fs::read_dir(cluster.data().join("pg_stat_tmp")).expect("directory").flatten();
+    let sockets = sockets.filter(|e| e.file_name().to_string_lossy().starts_with("rte_gateway.")).count();
+    assert_eq!(sockets, 1, "the launcher removes the sockets of gateways that are gone");
+    // The settings of the sandbox take another gateway.
+    let gateway = cluster.worker("gateway");
+    cluster.conf("rte.gateway_sandbox", "off");
+    cluster.reload();
+    client.wait_closed();
+    wait_until("another gateway", || (cluster.worker("gateway") != gateway && cluster.healthy()).then_some(()));
+    assert_eq!(status(cluster.worker("gateway"), "Seccomp"), "0");
+    client.resume();
+    assert_equal(&mut sql, &mut client);
+}
+
+#[test]
+fn a_gateway_without_memory_is_replaced_and_nobody_else_notices() {
+    let cluster =
+        Cluster::builder().conf("rte.gateway_memory_limit", "64MB").conf("rte.client_queue_size", "1GB").ready();
+    let mut sql = cluster.sql();
+    sql.table("t", "id int PRIMARY KEY, v text");
+    let mut session = cluster.sql();
+    let backend = session.number("SELECT pg_backend_pid()");
+    let feeder = cluster.worker("feeder");
+    let gateway = cluster.worker("gateway");
+    let _client = cluster.subscriber("c", &["t"]);
+    // More than it may have, in one row.
+    sql.run("INSERT INTO t VALUES (1, repeat('x', 100000000))");
+    wait_until("its end", || (!alive(gateway)).then_some(()));
+    wait_until("the hint", || cluster.log().contains("check rte.gateway_memory_limit").then_some(()));
+    wait_until("another gateway", || cluster.healthy().then_some(()));
+    assert!(rss_kb(cluster.worker("gateway")) < 64 * 1024);
+    assert_eq!(session.number("SELECT pg_backend_pid()"), backend);
+    assert_eq!(cluster.worker("feeder"), feeder);
+}
