@@ -128,6 +128,10 @@ CREATE FUNCTION rte._change_key(relation oid, fingerprint int8, new_row bytea, o
 LANGUAGE c AS 'MODULE_PATHNAME', 'rte_change_key_wrapper';
 COMMENT ON FUNCTION rte._change_key(oid, int8, bytea, bytea) IS 'Key of a captured row as a JSON object; NULL where the table has changed since';
 
+CREATE FUNCTION rte._check_where(relation oid, condition text, params jsonb DEFAULT '[]') RETURNS text
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rte_check_where_wrapper';
+COMMENT ON FUNCTION rte._check_where(oid, text, jsonb) IS 'What becomes of the where and params of a subscription, as an expression; an error where they are refused';
+
 INSERT INTO rte.server_key VALUES (rte._random_key());
 
 -- ---------------------------------------------------------------------------------------------------

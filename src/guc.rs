@@ -64,6 +64,8 @@ static STALL_TIMEOUT: Int = GucSetting::<i32>::new(30_000);
 static MAX_CONNECTIONS: Int = GucSetting::<i32>::new(20_000);
 static MAX_CONNECTIONS_PER_ADDRESS: Int = GucSetting::<i32>::new(20_000);
 static MAX_SUBSCRIPTIONS: Int = GucSetting::<i32>::new(200);
+// A list of a thousand uuids fits; analysing the largest takes milliseconds, and the feeder waits for it.
+static MAX_WHERE_SIZE: Int = GucSetting::<i32>::new(64);
 // A client sends small messages; a megabyte leaves room for writes with documents in them.
 static MAX_FRAME_SIZE: Int = GucSetting::<i32>::new(1024);
 static CLIENT_QUEUE_SIZE: Int = GucSetting::<i32>::new(16 * 1024);
@@ -220,6 +222,15 @@ pub fn register() {
         none,
     );
     int(c"rte.max_subscriptions", c"Subscriptions of a connection.", &MAX_SUBSCRIPTIONS, 1, 100_000, Sighup, none);
+    int(
+        c"rte.max_where_size",
+        c"Largest condition of a subscription, with its parameters.",
+        &MAX_WHERE_SIZE,
+        1,
+        1024,
+        Sighup,
+        kb,
+    );
     int(c"rte.max_frame_size", c"Largest frame that a client may send.", &MAX_FRAME_SIZE, 1, 1 << 20, Sighup, kb);
     int(
         c"rte.client_queue_size",
@@ -458,6 +469,10 @@ pub fn poll_interval_ms() -> u64 {
 
 pub fn heartbeat_ms() -> u64 {
     get(&HEARTBEAT_INTERVAL)
+}
+
+pub fn max_where_bytes() -> usize {
+    (get(&MAX_WHERE_SIZE) << 10) as usize
 }
 
 pub fn query_workers() -> usize {

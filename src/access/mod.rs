@@ -5,6 +5,7 @@
 //! knows of connections. Main thread only, in a transaction.
 
 pub mod execute;
+pub mod expression;
 pub mod filter;
 pub mod fold;
 pub mod identity;

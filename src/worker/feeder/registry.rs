@@ -6,6 +6,7 @@
 
 use crate::capture;
 use crate::compat;
+pub use crate::refusal::Refusal;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use rte_protocol::wire::{Column, ErrorCode, TableInfo};
@@ -47,20 +48,6 @@ impl Drop for Definition {
     fn drop(&mut self) {
         // SAFETY: made in `Definition::load`, and used by nothing else.
         unsafe { pg_sys::MemoryContextDelete(self.context) }
-    }
-}
-
-/// Why a subscription is refused.
-#[derive(Debug, Clone)]
-pub struct Refusal {
-    pub code: ErrorCode,
-    pub message: String,
-    pub hint: Option<String>,
-}
-
-impl Refusal {
-    pub fn new(code: ErrorCode, message: impl Into<String>, hint: &str) -> Self {
-        Self { code, message: message.into(), hint: (!hint.is_empty()).then(|| hint.to_owned()) }
     }
 }
 
