@@ -415,3 +415,80 @@ pub unsafe fn range(oid: Oid) -> Option<Range> {
         Some(found)
     }
 }
+
+/// A text in the database's encoding. Raises an error where it cannot be.
+///
+/// # Safety
+/// Main thread.
+pub unsafe fn server_text(text: &CStr) -> std::ffi::CString {
+    let bytes = text.to_bytes();
+    // SAFETY: the text and its length; the result is the same text or a new C string.
+    unsafe {
+        let converted = pg_sys::pg_any_to_server(text.as_ptr(), bytes.len() as c_int, pg_sys::pg_enc::PG_UTF8 as c_int);
+        CStr::from_ptr(converted).to_owned()
+    }
+}
+
+/// The name of a schema; empty where it is gone.
+///
+/// # Safety
+/// Main thread, in a transaction.
+pub unsafe fn schema_name(schema: Oid) -> String {
+    // SAFETY: a copy, or null.
+    unsafe {
+        let name = pg_sys::get_namespace_name(schema);
+        if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
+}
+
+/// Schema and name of a type.
+///
+/// # Safety
+/// Main thread, in a transaction.
+pub unsafe fn type_name(oid: Oid) -> Option<(String, String)> {
+    // SAFETY: a tuple of pg_type, read before it is released.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::TYPEOID as c_int, oid.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
+        let found = (schema_name(row.typnamespace), name(&row.typname));
+        pg_sys::ReleaseSysCache(tuple);
+        Some(found)
+    }
+}
+
+/// A range type: what its values are of, and the functions that it may have of its own.
+pub struct Range {
+    pub subtype: Oid,
+    pub operator_class: Oid,
+    pub canonical: Oid,
+}
+
+/// # Safety
+/// Main thread, in a transaction.
+pub unsafe fn range(oid: Oid) -> Option<Range> {
+    /// A row of pg_range (catalog/pg_range.h), the same in 15 to 18.
+    #[repr(C)]
+    struct Row {
+        rngtypid: Oid,
+        rngsubtype: Oid,
+        rngmultitypid: Oid,
+        rngcollation: Oid,
+        rngsubopc: Oid,
+        rngcanonical: Oid,
+        rngsubdiff: Oid,
+    }
+    // SAFETY: a tuple of pg_range, copied from before it is released.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RANGETYPE as c_int, oid.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let row = &*pg_sys::GETSTRUCT(tuple).cast::<Row>();
+        let found = Range { subtype: row.rngsubtype, operator_class: row.rngsubopc, canonical: row.rngcanonical };
+        pg_sys::ReleaseSysCache(tuple);
+        Some(found)
+    }
+}
