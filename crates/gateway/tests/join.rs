@@ -230,3 +230,111 @@ fn what_was_unsubscribed_during_a_catch_up_does_not_come_anymore() {
     assert_eq!(client.expect("changes")["shape"], "s2");
     assert_eq!(client.commit().0, "c9");
 }
+
+/// Answers the subscriptions of a session and lets them go live at tick `xmax`.
+fn live(gateway: &Gateway, feeder: &mut support::Feeder, session: u64, subs: &[(&str, u32)], xmax: u64) {
+    for (id, shape) in subs {
+        feeder.subscribed(session, id, *shape, false);
+    }
+    let ids: Vec<&str> = subs.iter().map(|(id, _)| *id).collect();
+    feeder.job(xmax, session, &ids);
+    let mut worker = gateway.worker();
+    let job = worker.take();
+    worker.begin(job, xmax);
+    feeder.until(|m| *m == ToFeeder::NeedTick);
+    for index in 0..subs.len() {
+        worker.rows(job, index as u32, &json!([]), true);
+    }
+    worker.send(&FromWorker::End { job });
+    feeder.commit(xmax);
+}
+
+#[test]
+fn cursors_differ_by_what_their_connections_hold_and_by_nothing_else() {
+    let gateway = Gateway::with(|c| c.io_threads = 1);
+    let mut feeder = gateway.feeder();
+    let mut clients: Vec<_> = (0..3).map(|_| gateway.client()).collect();
+    for (client, ids) in clients.iter_mut().zip([&["a"][..], &["a"], &["a", "b"]]) {
+        client.hello(ids);
+        let (session, ids) = feeder.open();
+        let subs: Vec<(&str, u32)> = ids.iter().map(String::as_str).zip([1, 2]).collect();
+        live(&gateway, &mut feeder, session, &subs, 10);
+        // They go live together or one by one.
+        let all: Vec<u64> = subs.iter().map(|(id, shape)| support::digest(id, *shape)).collect();
+        loop {
+            let message = client.next();
+            let held = message["cursor"].as_str().and_then(|text| rte_core::held::split(text).ok());
+            if held.is_some_and(|(_, held)| held.holds_exactly(&all)) {
+                break;
+            }
+        }
+    }
+    feeder.tick(20, 1, 1);
+    let mut texts = Vec::new();
+    for client in &mut clients {
+        client.expect("changes");
+        texts.push(client.expect("commit")["cursor"].as_str().expect("cursor").to_owned());
+    }
+    assert_eq!(texts[0], texts[1], "who holds the same shares the text");
+    let (a, b) = (support::digest("0:a", 1), support::digest("1:b", 2));
+    for (text, digests) in texts.iter().zip([&[a][..], &[a], &[a, b]]) {
+        let (place, held) = rte_core::held::split(text).expect("cursor");
+        assert_eq!(place, "c20");
+        assert!(held.holds_exactly(digests), "{text}");
+    }
+    let shown: Vec<_> = gateway.report(1).into_iter().filter_map(|c| c.sent_cursor).collect();
+    assert!(texts.iter().all(|text| shown.contains(text)), "{shown:?}");
+}
+
+#[test]
+fn a_cursor_holds_a_subscription_from_the_commit_at_which_it_goes_live_until_it_ends() {
+    let gateway = Gateway::start();
+    let (mut feeder, mut client, session) = one_live(&gateway);
+    let a = support::digest("0:a", 1);
+    client.send(&json!({"type": "subscribe", "id": "b", "table": "t"}));
+    feeder.until(|m| matches!(m, ToFeeder::Subscribe { .. }));
+    feeder.subscribed(session, "1:b", 2, false);
+    client.expect("subscribed");
+    feeder.tick(20, 1, 1);
+    client.expect("changes");
+    assert!(client.commit().1.holds_exactly(&[a]), "it joins");
+    feeder.job(2, session, &["1:b"]);
+    let mut worker = gateway.worker();
+    let job = worker.take();
+    worker.begin(job, 20);
+    worker.rows(job, 0, &json!([]), true);
+    assert_eq!(client.expect("snapshot")["done"], true);
+    let (cursor, held) = client.commit();
+    assert!(cursor == "c20" && held.holds_exactly(&[a, support::digest("1:b", 2)]), "the same tick holds more");
+
+    feeder.send(&FromFeeder::Resync { session, id: "0:a".into(), reason: "access_changed".into() });
+    client.expect("resync");
+    feeder.tick(30, 2, 1);
+    client.expect("changes");
+    assert!(client.commit().1.holds_exactly(&[support::digest("1:b", 2)]), "its copy is given up");
+    let code = rte_protocol::wire::ErrorCode::UnknownTable;
+    feeder.send(&FromFeeder::Ended { session, id: "0:a".into(), code, message: "gone".into(), hint: None });
+    client.expect("error");
+    client.expect("unsubscribed");
+    feeder.tick(40, 2, 1);
+    client.expect("changes");
+    assert!(client.commit().1.holds_exactly(&[support::digest("1:b", 2)]));
+}
+
+#[test]
+fn the_commit_of_a_catch_up_holds_what_was_resumed() {
+    let gateway = Gateway::start();
+    let mut feeder = gateway.feeder();
+    let mut client = gateway.client();
+    let subscriptions = json!([{"id": "a", "table": "t"}, {"id": "b", "table": "t"}]);
+    client.send(&json!({"type": "hello", "cursor": "c5", "subscriptions": subscriptions}));
+    let (session, ids) = feeder.open();
+    client.expect("welcome");
+    feeder.subscribed(session, &ids[0], 1, true);
+    feeder.subscribed(session, &ids[1], 2, false);
+    client.expect("subscribed");
+    client.expect("subscribed");
+    feeder.catch_up(&[session], &[], "c9", true);
+    let (cursor, held) = client.commit();
+    assert!(cursor == "c9" && held.holds_exactly(&[support::digest(&ids[0], 1)]));
+}

@@ -4,8 +4,8 @@
 
 use rte_core::{Held, held};
 use rte_protocol::bridge::{
-    Attach, FromFeeder, FromWorker, GatewayConfig, SandboxMode, SessionId, ShapeFrame, ShapeId, ToFeeder, ToGateway,
-    ToLauncher, ToWorker, frame,
+    Attach, ConnectionReport, FromFeeder, FromWorker, GatewayConfig, Report, ReportKind, SandboxMode, SessionId,
+    ShapeFrame, ShapeId, Tenant, ToFeeder, ToGateway, ToLauncher, ToWorker, frame,
 };
 use rte_protocol::wire::{Column, changes_frame};
 use serde::Serialize;
@@ -122,6 +122,20 @@ impl Gateway {
         let mut stream = self.bridge();
         send_frame(&mut stream, &Attach::Worker { database, pid: 2 }, &[]);
         Worker { stream }
+    }
+
+    /// What the view of a database shows.
+    pub fn report(&self, database: u32) -> Vec<ConnectionReport> {
+        let mut stream = self.bridge();
+        send_frame(&mut stream, &Attach::Observer { what: ReportKind::Connections, database }, &[]);
+        read_frame::<Report>(&mut stream).expect("report").0.connections
+    }
+
+    /// A client that has said hello to this tenant.
+    pub fn client_of(&self, tenant: &str) -> Client {
+        let mut client = self.client();
+        client.send(&json!({"type": "hello", "tenant": tenant}));
+        client
     }
 
     pub fn bridge(&self) -> UnixStream {
@@ -278,6 +292,37 @@ impl Feeder {
         });
     }
 
+    /// Lets the next session in, which must be of this tenant.
+    pub fn open_of(&mut self, tenant: &str) -> SessionId {
+        let opened = self.until(|m| matches!(m, ToFeeder::Open { .. }));
+        let ToFeeder::Open { session, tenant: told, .. } = opened else { unreachable!() };
+        assert_eq!(told, tenant);
+        self.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+        session
+    }
+
+    /// These are all tenants: name, domain, database.
+    pub fn tenants(&mut self, tenants: &[(&str, Option<&str>, &str)]) {
+        let tenant = |(name, domain, database): &(&str, Option<&str>, &str)| Tenant {
+            name: (*name).into(),
+            domain: domain.map(Into::into),
+            database: (*database).into(),
+        };
+        self.send(&FromFeeder::Tenants { tenants: tenants.iter().map(tenant).collect() });
+    }
+
+    /// The tenant that the next message says to be needed.
+    pub fn needed(&mut self) -> String {
+        match self.next_of_session() {
+            ToFeeder::NeedDatabase { tenant } => tenant,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn ask(&mut self, job: u64, session: SessionId, question: &[u8]) {
+        send_frame(&mut self.stream, &FromFeeder::Ask { job, session }, question);
+    }
+
     pub fn job(&mut self, job: u64, session: SessionId, ids: &[&str]) {
         let ids = ids.iter().map(ToString::to_string).collect();
         send_frame(&mut self.stream, &FromFeeder::Job { job, session, ids }, b"blob");
@@ -343,6 +388,18 @@ impl Worker {
             }
             (other, _) => panic!("{other:?}"),
         }
+    }
+
+    /// The next job and its blob.
+    pub fn take_any(&mut self) -> (u64, Vec<u8>) {
+        match read_frame(&mut self.stream).expect("a job") {
+            (ToWorker::Job { job }, blob) => (job, blob),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    pub fn answer(&mut self, job: u64, answer: &[u8]) {
+        send_frame(&mut self.stream, &FromWorker::Answer { job }, answer);
     }
 
     pub fn begin(&mut self, job: u64, xmax: u64) {
@@ -416,6 +473,18 @@ impl Client {
         let commit = self.expect("commit");
         let (cursor, held) = held::split(commit["cursor"].as_str().expect("cursor")).expect("cursor");
         (cursor.to_owned(), held)
+    }
+
+    /// The next message is an error of this code, and then the connection is closed so.
+    pub fn refused(&mut self, code: &str, close: u16) {
+        assert_eq!(self.expect("error")["code"], code);
+        assert_eq!(self.closed(), close);
+    }
+
+    /// The connection still answers.
+    pub fn lives(&mut self) {
+        self.send(&json!({"type": "ping"}));
+        self.expect("pong");
     }
 
     /// Drops messages until the connection is closed; answers the code.
