@@ -133,6 +133,8 @@ pub struct Session<F> {
     holding: Option<Rc<Held>>,
     /// A token was sent to the feeder, which has not answered.
     renewing: bool,
+    /// The last token that came meanwhile.
+    next_token: Option<String>,
     /// Frames of the open tick were sent, its commit must follow.
     dirty: bool,
     /// Bytes of kept frames and of those that wait behind a catch-up.
@@ -158,6 +160,7 @@ impl<F: Frame> Session<F> {
             behind: Vec::new(),
             holding: None,
             renewing: false,
+            next_token: None,
             dirty: false,
             kept_bytes: 0,
         }
@@ -234,9 +237,18 @@ impl<F: Frame> Session<F> {
         }
     }
 
-    /// The feeder has accepted the token of the last `auth`.
-    pub const fn renewed(&mut self) {
+    /// Whether a fresh token is with the feeder.
+    #[must_use]
+    pub const fn is_renewing(&self) -> bool {
+        self.renewing
+    }
+
+    /// The feeder has accepted a fresh token.
+    pub fn renewed(&mut self, out: &mut Vec<Action<F>>) {
         self.renewing = false;
+        if let Some(token) = self.next_token.take() {
+            self.renew(token, out);
+        }
     }
 
     /// The session is not let in.

@@ -65,14 +65,20 @@ impl<F: Frame> Session<F> {
         }
     }
 
-    /// A fresh token. One at a time: each may cost the database a query.
     fn auth(&mut self, token: String, out: &mut Vec<Action<F>>) {
-        if self.phase != Phase::Open {
+        if self.phase == Phase::Open {
+            self.renew(token, out);
+        } else {
             let hint = Some("wait for welcome");
             out.push(error(ErrorCode::UnexpectedMessage, "there is no session whose token to renew", hint, None));
-        } else if self.renewing {
-            let message = "the token before is not answered yet";
-            out.push(error(ErrorCode::TooManyRequests, message, None, None));
+        }
+    }
+
+    /// Shows a fresh token to the feeder. One at a time, for each may cost the database a query; of those that come
+    /// meanwhile the last counts.
+    pub(super) fn renew(&mut self, token: String, out: &mut Vec<Action<F>>) {
+        if self.renewing {
+            self.next_token = Some(token);
         } else {
             self.renewing = true;
             out.push(Action::Feeder(ToFeeder::Auth { session: self.id, token }));

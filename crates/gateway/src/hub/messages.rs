@@ -83,7 +83,9 @@ impl Hub {
             SessionEvent::Renewed { role } => {
                 state.role = role.into();
                 state.asking = None;
-                s.renewed();
+                s.renewed(out);
+                // The next token may be on its way.
+                state.token_offered = s.is_renewing();
             }
             SessionEvent::Ask { job } => state.asking = Some((job, self.now)),
             SessionEvent::Refused { close, code, message, hint } => {

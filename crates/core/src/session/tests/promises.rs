@@ -109,7 +109,7 @@ fn what_is_not_supported_says_so_with_its_id() {
 }
 
 #[test]
-fn one_token_at_a_time_goes_to_the_feeder_and_none_before_welcome() {
+fn one_token_at_a_time_goes_to_the_feeder_then_the_last_that_came_and_none_before_welcome() {
     let auth = r#"{"type":"auth","token":"x"}"#;
     let mut session = Session::new(1, "peer", 1);
     let mut out = say(&mut session, r#"{"type":"hello"}"#);
@@ -118,11 +118,21 @@ fn one_token_at_a_time_goes_to_the_feeder_and_none_before_welcome() {
     assert_eq!(texts(&say(&mut session, auth))[0]["code"], "UNEXPECTED_MESSAGE");
 
     let mut session = open(1);
-    let sent = ToFeeder::Auth { session: 1, token: "x".into() };
-    assert!(matches!(&say(&mut session, auth)[..], [Action::Feeder(message)] if *message == sent));
-    assert_eq!(texts(&say(&mut session, auth))[0]["code"], "TOO_MANY_REQUESTS");
-    session.renewed();
-    assert!(matches!(&say(&mut session, auth)[..], [Action::Feeder(_)]));
+    let sent = |out: &[Action<Nothing>], token: &str| {
+        let expected = ToFeeder::Auth { session: 1, token: token.into() };
+        matches!(out, [Action::Feeder(message)] if *message == expected)
+    };
+    assert!(sent(&say(&mut session, auth), "x"));
+    for token in ["y", "z"] {
+        assert!(say(&mut session, &auth.replace('x', token)).is_empty());
+    }
+    let mut out = vec![];
+    session.renewed(&mut out);
+    assert!(sent(&out, "z"), "{out:?}");
+    out.clear();
+    session.renewed(&mut out);
+    assert!(out.is_empty());
+    assert!(sent(&say(&mut session, auth), "x"));
 }
 
 #[test]
