@@ -11,6 +11,8 @@ COMMENT ON SCHEMA rte IS 'whagons_rte: live local copies of tables in browsers';
 CREATE TABLE rte.registered_table (
     relation      regclass    PRIMARY KEY,
     columns       name[],
+    -- Says whose tenant's a row is; NULL: rows belong to nobody in particular.
+    tenant_column name,
     -- Partitions whose triggers are made. Dumped, because a restore makes the triggers too, and not twice.
     partitions    regclass[]  NOT NULL DEFAULT '{}',
     registered_at timestamptz NOT NULL DEFAULT now()
@@ -21,10 +23,11 @@ SELECT pg_catalog.pg_extension_config_dump('rte.registered_table', '');
 -- The names that the numbers of registered columns had when we last looked: tells a renamed column from a
 -- dropped one. Not dumped: numbers differ after a restore.
 CREATE TABLE rte.registered_column (
-    relation oid  NOT NULL,
-    number   int2 NOT NULL,
-    name     name NOT NULL,
-    PRIMARY KEY (relation, number)
+    relation  oid     NOT NULL,
+    number    int2    NOT NULL,
+    name      name    NOT NULL,
+    is_tenant boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (relation, number, is_tenant)
 );
 COMMENT ON TABLE rte.registered_column IS 'Numbers of the columns that registrations name';
 
@@ -34,6 +37,15 @@ CREATE TABLE rte.registered_grants (
     grants   text NOT NULL
 );
 COMMENT ON TABLE rte.registered_grants IS 'Grants on registered tables and their columns, as text to compare';
+
+-- Tables that policies of registered tables read: a change in one makes those policies worth asking again.
+CREATE TABLE rte.policy_table (
+    relation  regclass PRIMARY KEY,
+    -- Asked for by somebody, not found in a policy.
+    requested boolean  NOT NULL
+);
+COMMENT ON TABLE rte.policy_table IS 'Tables that policies of registered tables read; dumped and restored';
+SELECT pg_catalog.pg_extension_config_dump('rte.policy_table', '');
 
 -- ---------------------------------------------------------------------------------------------------
 -- The change log. Columns are known by number to src/changelog: keep them in step.
@@ -104,6 +116,9 @@ REVOKE ALL ON ALL TABLES IN SCHEMA rte FROM PUBLIC;
 CREATE FUNCTION rte.capture() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'rte_capture';
 COMMENT ON FUNCTION rte.capture() IS 'Trigger: appends the change to the change log';
 
+CREATE FUNCTION rte.policy_table_changed() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'rte_policy_table_changed';
+COMMENT ON FUNCTION rte.policy_table_changed() IS 'Trigger: marks in the change log that a table which policies read was changed';
+
 CREATE FUNCTION rte._mark(relation oid, operation "char") RETURNS void
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rte_mark';
 COMMENT ON FUNCTION rte._mark(oid, "char") IS 'Appends a marker (S: redefined, A: grants) to the change log';
@@ -131,6 +146,11 @@ COMMENT ON FUNCTION rte._change_key(oid, int8, bytea, bytea) IS 'Key of a captur
 CREATE FUNCTION rte._check_where(relation oid, condition text, params jsonb DEFAULT '[]') RETURNS text
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'rte_check_where_wrapper';
 COMMENT ON FUNCTION rte._check_where(oid, text, jsonb) IS 'What becomes of the where and params of a subscription, as an expression; an error where they are refused';
+
+CREATE FUNCTION rte._explain_access(relation oid, role text, claims text, tenant_column int2,
+                                    OUT path text, OUT predicate text, OUT index_column text, OUT reason text)
+RETURNS SETOF record LANGUAGE c AS 'MODULE_PATHNAME', 'rte_explain_access_wrapper';
+COMMENT ON FUNCTION rte._explain_access(oid, text, text, int2) IS 'See rte.explain_access';
 
 INSERT INTO rte.server_key VALUES (rte._random_key());
 
@@ -229,9 +249,14 @@ COMMENT ON FUNCTION rte._captured(oid) IS 'Whether all capture triggers of a tab
 CREATE FUNCTION rte._note_columns(target oid) RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM rte.registered_column c WHERE c.relation = target;
     INSERT INTO rte.registered_column
-    SELECT t.relation, a.attnum, a.attname
+    SELECT t.relation, a.attnum, a.attname, false
     FROM rte.registered_table t
     JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = ANY (t.columns) AND a.attnum > 0
+    WHERE t.relation = target
+    UNION ALL
+    SELECT t.relation, a.attnum, a.attname, true
+    FROM rte.registered_table t
+    JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.tenant_column AND a.attnum > 0
     WHERE t.relation = target;
 $$;
 COMMENT ON FUNCTION rte._note_columns(oid) IS 'Remembers the numbers of the registered columns of a table';
@@ -254,10 +279,98 @@ $$;
 COMMENT ON FUNCTION rte._note_grants(boolean) IS 'Remembers the grants of registered tables, and marks those whose changed';
 
 -- ---------------------------------------------------------------------------------------------------
+-- Tables that policies read
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION rte._watch_policy_table(target oid, requested boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    event record;
+BEGIN
+    INSERT INTO rte.policy_table AS p VALUES (target, requested)
+    ON CONFLICT (relation) DO UPDATE SET requested = p.requested OR EXCLUDED.requested;
+    FOR event IN SELECT * FROM (VALUES ('!rte_policy', 'INSERT OR UPDATE OR DELETE', 'ROW'),
+                                       ('!rte_policy_truncate', 'TRUNCATE', 'STATEMENT')) AS e(name, events, level)
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = event.name) THEN
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH %s EXECUTE FUNCTION rte.policy_table_changed()',
+                           event.name, event.events, target::regclass, event.level);
+            EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION whagons_rte', event.name, target::regclass);
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', target::regclass, event.name);
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION rte._watch_policy_table(oid, boolean) IS 'Creates the triggers of a table that policies read';
+
+CREATE FUNCTION rte._unwatch_policy_table(target oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM rte.policy_table p WHERE p.relation = target;
+    EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', '!rte_policy', target::regclass);
+    EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', '!rte_policy_truncate', target::regclass);
+END $$;
+COMMENT ON FUNCTION rte._unwatch_policy_table(oid) IS 'Drops the triggers of a table that policies read no more';
+
+-- What the policies of registered tables name. What functions in them read is not known here: their tables can be
+-- watched by request, and the feeder notices those that are not.
+CREATE FUNCTION rte._read_by_policies() RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT coalesce(pg_partition_root(d.refobjid::regclass)::oid, d.refobjid)
+    FROM rte.registered_table t
+    JOIN pg_policy p ON p.polrelid = t.relation
+    JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
+    JOIN pg_class c ON c.oid = d.refobjid
+    WHERE c.relkind IN ('r', 'p') AND c.relnamespace <> 'pg_catalog'::regnamespace AND d.refobjid <> p.polrelid
+      AND NOT EXISTS (SELECT FROM rte.registered_table o WHERE o.relation = d.refobjid)
+$$;
+COMMENT ON FUNCTION rte._read_by_policies() IS 'Tables that policies of registered tables name and that are not registered themselves';
+
+CREATE FUNCTION rte._note_policies() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM rte._watch_policy_table(r, false) FROM rte._read_by_policies() AS r
+    WHERE r NOT IN (SELECT p.relation FROM rte.policy_table p);
+    PERFORM rte._unwatch_policy_table(p.relation) FROM rte.policy_table p
+    WHERE NOT p.requested AND p.relation::oid NOT IN (SELECT rte._read_by_policies());
+END $$;
+COMMENT ON FUNCTION rte._note_policies() IS 'Watches the tables that policies read now, and no others';
+
+CREATE FUNCTION rte.watch_policy_table(relation regclass) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kind "char" := (SELECT c.relkind FROM pg_class c WHERE c.oid = relation);
+BEGIN
+    IF relation IS NULL THEN
+        RAISE EXCEPTION 'no table was given' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF kind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION 'cannot watch "%": not a table', relation
+            USING ERRCODE = 'wrong_object_type', HINT = 'Watch the tables that a view reads.';
+    END IF;
+    PERFORM rte._watch_policy_table(relation, true);
+    PERFORM rte._mark(t.relation, 'A') FROM rte.registered_table t;
+END $$;
+COMMENT ON FUNCTION rte.watch_policy_table(regclass) IS 'Follows the changes of a table that functions in policies read';
+
+CREATE FUNCTION rte.unwatch_policy_table(relation regclass) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE rte.policy_table p SET requested = false WHERE p.relation = unwatch_policy_table.relation AND p.requested;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'table "%" is not watched by request', relation
+            USING ERRCODE = 'undefined_object', HINT = 'rte.policy_tables lists the watched tables.';
+    END IF;
+    PERFORM rte._note_policies();
+    PERFORM rte._mark(t.relation, 'A') FROM rte.registered_table t;
+END $$;
+COMMENT ON FUNCTION rte.unwatch_policy_table(regclass) IS 'Ends what rte.watch_policy_table() began';
+
+-- ---------------------------------------------------------------------------------------------------
 -- Registration
 -- ---------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION rte.register_table(relation regclass, columns name[] DEFAULT NULL) RETURNS void
+CREATE FUNCTION rte.register_table(relation regclass, columns name[] DEFAULT NULL, tenant_column name DEFAULT NULL)
+RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     class  pg_class;
@@ -311,6 +424,26 @@ BEGIN
     IF bad IS NOT NULL THEN
         RAISE EXCEPTION 'cannot register "%": no such column: %', class.relname, bad USING ERRCODE = 'undefined_column';
     END IF;
+    IF tenant_column IS NOT NULL THEN
+        IF NOT EXISTS (SELECT FROM pg_attribute a
+                       WHERE a.attrelid = relation AND a.attname = tenant_column AND a.attnum > 0 AND NOT a.attisdropped) THEN
+            RAISE EXCEPTION 'cannot register "%": no such column: "%"', class.relname, tenant_column
+                USING ERRCODE = 'undefined_column';
+        END IF;
+        IF EXISTS (SELECT FROM pg_attribute a
+                   WHERE a.attrelid = relation AND a.attname = tenant_column AND a.attgenerated = 'v') THEN
+            RAISE EXCEPTION 'cannot register "%": the tenant''s column "%" is virtual', class.relname, tenant_column
+                USING ERRCODE = 'feature_not_supported', HINT = 'Make it STORED.';
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_attribute a
+                       WHERE a.attrelid = relation AND a.attname = tenant_column
+                         AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'text'::regtype,
+                                            'varchar'::regtype, 'uuid'::regtype)) THEN
+            RAISE EXCEPTION 'cannot register "%": the tenant''s column "%" is of a type that tokens cannot name',
+                            class.relname, tenant_column
+                USING ERRCODE = 'datatype_mismatch', HINT = 'Use an integer, text, varchar or uuid.';
+        END IF;
+    END IF;
     SELECT string_agg(format('"%s"', a.attname), ', ') INTO hidden
     FROM pg_attribute a
     WHERE a.attrelid = relation AND a.attnum > 0 AND a.attgenerated = 'v' AND (columns IS NULL OR a.attname = ANY (columns));
@@ -325,11 +458,14 @@ BEGIN
     -- Names begin with '!' so that capture fires before other triggers of the same event.
     PERFORM rte._create_trigger(relation, '!rte_capture', 'INSERT OR UPDATE OR DELETE', 'ROW');
     PERFORM rte._create_trigger(relation, '!rte_capture_truncate', 'TRUNCATE', 'STATEMENT');
-    INSERT INTO rte.registered_table (relation, columns) VALUES (register_table.relation, register_table.columns)
-    ON CONFLICT ON CONSTRAINT registered_table_pkey DO UPDATE SET columns = EXCLUDED.columns, partitions = '{}';
+    INSERT INTO rte.registered_table (relation, columns, tenant_column)
+    VALUES (register_table.relation, register_table.columns, register_table.tenant_column)
+    ON CONFLICT ON CONSTRAINT registered_table_pkey
+    DO UPDATE SET columns = EXCLUDED.columns, tenant_column = EXCLUDED.tenant_column, partitions = '{}';
     PERFORM rte._create_partition_triggers(relation);
     PERFORM rte._note_columns(relation);
     PERFORM rte._note_grants(false);
+    PERFORM rte._note_policies();
     PERFORM rte._mark(relation, 'S');
     IF NOT rte._preloaded() THEN
         RAISE WARNING 'whagons_rte is not in shared_preload_libraries'
@@ -337,7 +473,8 @@ BEGIN
                   HINT = 'Add whagons_rte to shared_preload_libraries and restart the server.';
     END IF;
 END $$;
-COMMENT ON FUNCTION rte.register_table(regclass, name[]) IS 'Makes a table available to clients: all its columns, or those given and the key';
+COMMENT ON FUNCTION rte.register_table(regclass, name[], name) IS
+    'Makes a table available to clients: all its columns, or those given and the key; with a tenant''s column only the rows of a session''s own tenant';
 
 CREATE FUNCTION rte.unregister_table(relation regclass) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -350,13 +487,33 @@ BEGIN
     DELETE FROM rte.registered_column c WHERE c.relation = unregister_table.relation;
     DELETE FROM rte.registered_grants g WHERE g.relation = unregister_table.relation;
     PERFORM rte._drop_triggers(relation);
+    PERFORM rte._note_policies();
     PERFORM rte._mark(relation, 'S');
 END $$;
 COMMENT ON FUNCTION rte.unregister_table(regclass) IS 'Takes a table away from clients and stops its capture';
 
+CREATE FUNCTION rte.explain_access(relation regclass, role name, claims jsonb DEFAULT '{}',
+                                   OUT path text, OUT predicate text, OUT index_column text, OUT reason text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT e.path, e.predicate, e.index_column, e.reason
+    FROM rte._explain_access(relation, role::text, claims::text,
+                             (SELECT a.attnum FROM rte.registered_table t
+                              JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.tenant_column
+                              WHERE t.relation = explain_access.relation)) AS e
+$$;
+COMMENT ON FUNCTION rte.explain_access(regclass, name, jsonb) IS
+    'How the rows of a table are told from others for a role with these claims: on the row alone (folded), or by asking (asked) and why';
+
 -- ---------------------------------------------------------------------------------------------------
 -- Definitions that change: markers in the log, in the transaction that changes them
 -- ---------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION rte._mark_tables_with_policies() RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT rte._mark(t.relation, 'A')
+    FROM rte.registered_table t JOIN pg_class c ON c.oid = t.relation
+    WHERE c.relrowsecurity
+$$;
+COMMENT ON FUNCTION rte._mark_tables_with_policies() IS 'Marks that access to tables with row-level security may have changed';
 
 CREATE FUNCTION rte._on_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -369,6 +526,20 @@ BEGIN
         ELSIF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.object_type = 'TABLE') THEN
             PERFORM rte._note_grants(true);
         END IF;
+        RETURN;
+    END IF;
+    IF tg_tag IN ('CREATE POLICY', 'ALTER POLICY') THEN
+        PERFORM rte._note_policies();
+        PERFORM rte._mark(t.relation, 'A')
+        FROM pg_event_trigger_ddl_commands() c
+        JOIN pg_policy p ON p.oid = c.objid
+        JOIN rte.registered_table t ON t.relation = p.polrelid
+        WHERE c.classid = 'pg_policy'::regclass;
+        RETURN;
+    END IF;
+    -- Policies may call it, or read it.
+    IF tg_tag IN ('CREATE FUNCTION', 'ALTER FUNCTION', 'CREATE VIEW', 'ALTER VIEW') THEN
+        PERFORM rte._mark_tables_with_policies();
         RETURN;
     END IF;
     IF tg_tag = 'DROP OWNED' THEN
@@ -398,9 +569,14 @@ BEGIN
         SET columns = (SELECT array_agg(a.attname ORDER BY a.attnum)
                        FROM rte.registered_column c
                        JOIN pg_attribute a ON a.attrelid = c.relation AND a.attnum = c.number AND NOT a.attisdropped
-                       WHERE c.relation = target)
+                       WHERE c.relation = target AND NOT c.is_tenant)
         WHERE t.relation = target AND t.columns IS NOT NULL
-          AND EXISTS (SELECT FROM rte.registered_column c WHERE c.relation = target);
+          AND EXISTS (SELECT FROM rte.registered_column c WHERE c.relation = target AND NOT c.is_tenant);
+        -- One that is dropped keeps its name here: without it, no row is anybody's.
+        UPDATE rte.registered_table t SET tenant_column = a.attname
+        FROM rte.registered_column c
+        JOIN pg_attribute a ON a.attrelid = c.relation AND a.attnum = c.number AND NOT a.attisdropped
+        WHERE t.relation = target AND c.relation = target AND c.is_tenant AND t.tenant_column <> a.attname;
         PERFORM rte._note_columns(target);
         -- A new partition is empty: nothing that clients hold changes.
         IF tg_tag <> 'CREATE TABLE' THEN
@@ -425,6 +601,15 @@ BEGIN
         DELETE FROM rte.registered_grants g WHERE g.relation = target;
         PERFORM rte._mark(target, 'S');
     END LOOP;
+    -- A table that policies read; the policies go with it, or refuse.
+    DELETE FROM rte.policy_table p
+    WHERE p.relation::oid IN (SELECT d.objid FROM pg_event_trigger_dropped_objects() d
+                              WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0);
+    IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d WHERE d.object_type IN ('policy', 'function', 'view')) THEN
+        PERFORM rte._note_policies();
+        -- Also where the last policy is gone: without one, nobody sees a row.
+        PERFORM rte._mark_tables_with_policies();
+    END IF;
     -- A capture trigger or a partition that is gone: whose root it was is not told, so all partitioned or uncaptured tables.
     IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
                WHERE d.object_type IN ('trigger', 'table', 'type', 'policy', 'schema', 'index', 'table constraint')
@@ -448,12 +633,22 @@ SELECT t.relation,
        c.relname AS table_name,
        rte._key_columns(t.relation) AS key_columns,
        rte._published_columns(t.relation, t.columns) AS columns,
+       t.tenant_column,
        rte._captured(t.relation) AS captured,
        t.registered_at
 FROM rte.registered_table t
 JOIN pg_catalog.pg_class c ON c.oid = t.relation
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
 COMMENT ON VIEW rte.tables IS 'Registered tables';
+
+CREATE VIEW rte.policy_tables AS
+SELECT p.relation,
+       p.requested,
+       (SELECT count(*) = 2 FROM pg_catalog.pg_trigger t
+        WHERE t.tgrelid = p.relation AND t.tgname IN ('!rte_policy', '!rte_policy_truncate') AND t.tgenabled = 'A') AS followed
+FROM rte.policy_table p
+JOIN pg_catalog.pg_class c ON c.oid = p.relation;
+COMMENT ON VIEW rte.policy_tables IS 'Tables that policies of registered tables read, and whether their changes are followed';
 
 CREATE VIEW rte.workers AS
 SELECT w.pid, w.kind, d.datname AS database, w.state, w.started_at
@@ -491,7 +686,8 @@ CREATE VIEW rte.sync_log AS
 SELECT l.xid,
        l.relation::regclass AS relation,
        CASE l.op WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate'
-                 WHEN 'P' THEN 'truncate partition' WHEN 'S' THEN 'redefine' WHEN 'A' THEN 'grant' ELSE 'gap' END AS operation,
+                 WHEN 'P' THEN 'truncate partition' WHEN 'S' THEN 'redefine' WHEN 'A' THEN 'grant'
+                 WHEN 'R' THEN 'policy table' ELSE 'gap' END AS operation,
        rte._change_key(l.relation, l.fingerprint, l.new_row, l.old_row)::jsonb AS key,
        l.at,
        pg_catalog.pg_get_userbyid(l.role) AS role,
@@ -508,16 +704,17 @@ COMMENT ON VIEW rte.sync_log IS 'The change log in readable form; at is the star
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA rte FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA rte FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION rte.capture() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION rte.capture(), rte.policy_table_changed() TO PUBLIC;
 GRANT USAGE ON SCHEMA rte TO pg_monitor;
-GRANT SELECT ON rte.tables, rte.workers, rte.connections, rte.subscriptions, rte.sync_log TO pg_monitor;
+GRANT SELECT ON rte.tables, rte.policy_tables, rte.workers, rte.connections, rte.subscriptions, rte.sync_log TO pg_monitor;
 -- Functions in a view are checked as the reader, not as the view's owner.
 GRANT EXECUTE ON FUNCTION rte._workers(), rte._report(), rte._change_key(oid, int8, bytea, bytea),
     rte._key_index(oid), rte._key_columns(oid), rte._published_columns(oid, name[]), rte._captured(oid) TO pg_monitor;
 
 -- Last, or they would fire for what stands above.
 CREATE EVENT TRIGGER rte_on_ddl ON ddl_command_end
-    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA', 'GRANT', 'REVOKE', 'DROP OWNED')
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA', 'GRANT', 'REVOKE', 'DROP OWNED',
+                 'CREATE POLICY', 'ALTER POLICY', 'CREATE FUNCTION', 'ALTER FUNCTION', 'CREATE VIEW', 'ALTER VIEW')
     EXECUTE FUNCTION rte._on_ddl();
 CREATE EVENT TRIGGER rte_on_drop ON sql_drop EXECUTE FUNCTION rte._on_drop();
 ALTER EVENT TRIGGER rte_on_ddl ENABLE ALWAYS;

@@ -35,3 +35,25 @@ pub fn attempt<R>(f: impl FnOnce() -> R) -> Result<R, CaughtError> {
         outcome
     }
 }
+
+/// Writes an error to the server's log that a client's or a policy's expression raised. Errors about data (`22…`, `23…`), and
+/// those that functions of users raise (`P0…`, or codes of their own), may quote a row, so only their code is logged.
+pub fn log(what: &str, error: &CaughtError) {
+    let (CaughtError::PostgresError(report)
+    | CaughtError::ErrorReport(report)
+    | CaughtError::RustPanic { ereport: report, .. }) = error;
+    let code = report.sql_error_code();
+    let state = sqlstate(code);
+    let quotes_no_row = matches!(&state[..2], "25" | "40" | "42" | "53" | "54" | "55" | "57" | "58" | "XX");
+    ereport!(
+        PgLogLevel::LOG,
+        code,
+        if quotes_no_row { format!("{what}: {}", report.message()) } else { format!("{what}: error {state}") }
+    );
+}
+
+/// Postgres packs five characters of six bits.
+fn sqlstate(code: PgSqlErrorCode) -> String {
+    let packed = code as u32;
+    (0..5).map(|i| char::from((packed >> (6 * i) & 0x3f) as u8 + b'0')).collect()
+}

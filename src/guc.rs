@@ -33,6 +33,12 @@ static JWT_TENANT_CLAIM: Text = GucSetting::<Option<CString>>::new(Some(c".tenan
 static REQUIRE_TENANT_CLAIM: GucSetting<bool> = GucSetting::<bool>::new(true);
 static AUTHENTICATOR_ROLE: Text = GucSetting::<Option<CString>>::new(Some(c""));
 static AUTHENTICATE_FUNCTION: Text = GucSetting::<Option<CString>>::new(Some(c""));
+// A feeder that asks Postgres for rows serves nobody meanwhile.
+static POLICY_TIMEOUT: Int = GucSetting::<i32>::new(1_000);
+// Policies that depend on the clock take effect within a second.
+static POLICY_RECHECK_INTERVAL: Int = GucSetting::<i32>::new(1_000);
+// Keys that a feeder keeps of what a session sees; about 100 bytes each.
+static MAX_ASKED_ROWS: Int = GucSetting::<i32>::new(50_000);
 // As long as a client may keep a snapshot waiting.
 static STATEMENT_TIMEOUT: Int = GucSetting::<i32>::new(30_000);
 static ALLOWED_ORIGINS: Text = GucSetting::<Option<CString>>::new(Some(c""));
@@ -338,6 +344,33 @@ fn register_tokens() {
         Suset,
     );
     int(
+        c"rte.policy_timeout",
+        c"Time that a feeder may take to ask for rows whose policies it cannot evaluate on the row alone.",
+        &POLICY_TIMEOUT,
+        1,
+        600_000,
+        Suset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"rte.policy_recheck_interval",
+        c"How often rows are asked for again whose policies depend on the clock.",
+        &POLICY_RECHECK_INTERVAL,
+        10,
+        86_400_000,
+        Suset,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"rte.max_asked_rows",
+        c"Rows of a subscription whose policies cannot be evaluated on the row alone.",
+        &MAX_ASKED_ROWS,
+        1,
+        100_000_000,
+        Suset,
+        GucFlags::default(),
+    );
+    int(
         c"rte.statement_timeout",
         c"Time that a query for a client may run without sending anything.",
         &STATEMENT_TIMEOUT,
@@ -362,6 +395,23 @@ fn int(
     flags: GucFlags,
 ) {
     GucRegistry::define_int_guc(name, what, c"", setting, min, max, context, flags);
+}
+
+/// A setting of Postgres as this process has it.
+pub fn setting(name: &CStr) -> String {
+    // SAFETY: a C string of the server's, or null where there is no such setting.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        if value.is_null() { String::new() } else { CStr::from_ptr(value).to_string_lossy().into_owned() }
+    }
+}
+
+/// The search path that this session began with.
+pub fn usual_search_path() -> String {
+    // SAFETY: a setting of Postgres' own; a C string.
+    unsafe {
+        CStr::from_ptr(pg_sys::GetConfigOptionResetString(c"search_path".as_ptr())).to_string_lossy().into_owned()
+    }
 }
 
 fn get_text(setting: &Text) -> String {
@@ -432,6 +482,18 @@ pub fn authenticator_role() -> Option<String> {
 /// The function that is asked whose a token is, as it was set.
 pub fn authenticate_function() -> Option<String> {
     set_text(&AUTHENTICATE_FUNCTION)
+}
+
+pub fn policy_timeout_ms() -> u64 {
+    get(&POLICY_TIMEOUT)
+}
+
+pub fn policy_recheck_interval() -> std::time::Duration {
+    std::time::Duration::from_millis(get(&POLICY_RECHECK_INTERVAL))
+}
+
+pub fn max_asked_rows() -> usize {
+    get(&MAX_ASKED_ROWS) as usize
 }
 
 /// 0 is no limit.

@@ -1,6 +1,8 @@
 //! The jobs that a feeder hands to a query worker, through the gateway and signed so that the gateway
 //! can neither make nor alter one; and the answer to a question, signed likewise. Pure data.
 
+use crate::access::identity::Identity;
+use crate::access::read::Reading;
 use serde::{Deserialize, Serialize};
 
 /// What is asked of a query worker.
@@ -20,25 +22,16 @@ impl Job {
     }
 }
 
-/// A snapshot to be read as a role: all tables under one repeatable-read snapshot.
+/// A snapshot to be read for a session: all tables under one repeatable-read snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotJob {
     pub job: u64,
     /// Oid of the database; a worker of another one refuses.
     pub database: u32,
-    /// Oid of the role to act as.
-    pub role: u32,
+    /// As whom the tables are read.
+    pub identity: Identity,
     /// In the order of the subscriptions of the bridge's `Job`.
-    pub tables: Vec<JobTable>,
-}
-
-/// One table of a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobTable {
-    /// Oid of the table (of the root, where it is partitioned).
-    pub relation: u32,
-    /// Attribute numbers in the order of the subscription's columns.
-    pub columns: Vec<i16>,
+    pub tables: Vec<Reading>,
 }
 
 /// A token to be shown to `rte.authenticate_function`.

@@ -238,12 +238,9 @@ fn welcome_says_who_and_what() {
 }
 
 #[test]
-fn where_is_not_supported_yet() {
+fn what_the_contract_names_and_is_not_done_yet_says_so() {
     let cluster = Cluster::ready();
     let mut client = cluster.client("c");
-    client.send(&json!({"type": "subscribe", "id": "a", "table": "kit_barrier", "where": "id > 1"}));
-    let error = client.wait_error("NOT_SUPPORTED");
-    assert_eq!(error.id.as_deref(), Some("a"));
     for kind in [
         json!({"type": "mutate", "id": "m", "changes": []}),
         json!({"type": "publish", "channel": "c", "event": "e", "payload": 1}),
@@ -277,20 +274,23 @@ fn the_anonymous_role_is_never_a_superuser() {
 }
 
 #[test]
-fn a_table_with_policies_is_refused() {
+fn a_policy_decides_which_rows_are_there() {
     let cluster = Cluster::ready();
     let mut sql = cluster.sql();
-    sql.table("t", "id int PRIMARY KEY");
-    sql.table("later", "id int PRIMARY KEY");
+    sql.table("t", "id int PRIMARY KEY, v int");
     sql.run("ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (id > 1)");
-    let mut client = cluster.subscriber("c", &["later"]);
-    client.subscribe("t", "t");
-    assert_eq!(client.wait_error("TABLE_HAS_POLICIES").id.as_deref(), Some("t"));
-    client.copy.subscriptions.remove("t");
-    sql.run("ALTER TABLE later ENABLE ROW LEVEL SECURITY");
-    client.wait_for("the end of a subscription whose table got policies", |c| c.sub("later").state == State::Ended);
-    sql.run("INSERT INTO later VALUES (1)");
-    assert_equal_barrier_only(&mut client, sql.barrier());
+    sql.run("INSERT INTO t SELECT n, n FROM generate_series(1, 3) n");
+    let mut client = cluster.subscriber("c", &["t"]);
+    let rows = |client: &Client| client.sub("t").rows.len();
+    assert_eq!(rows(&client), 2);
+    sql.run("UPDATE t SET v = 5; INSERT INTO t VALUES (0, 0), (7, 7); UPDATE t SET id = -7 WHERE id = 7; DELETE FROM t WHERE id = 1");
+    let mark = sql.barrier();
+    client.wait_barrier(mark);
+    assert_eq!(rows(&client), 2);
+    sql.run("ALTER TABLE t DISABLE ROW LEVEL SECURITY");
+    client.wait_for("every row", |c| rows(c) == 4);
+    sql.run("ALTER TABLE t ENABLE ROW LEVEL SECURITY; DROP POLICY p ON t");
+    client.wait_for("no row", |c| rows(c) == 0 && c.sub("t").state == State::Live);
 }
 
 fn assert_equal_barrier_only(client: &mut Client, mark: i32) {

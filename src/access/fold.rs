@@ -74,6 +74,40 @@ pub unsafe fn fold(conditions: *mut List) -> Result<Folded, Unfoldable> {
     Ok(folded)
 }
 
+/// Whether what conditions say of a row may change although no row of any table does: by the clock, or by a function that
+/// nobody can look into. Of functions in SQL their bodies are looked at.
+///
+/// # Safety
+/// Expressions over the range table's first entry.
+pub unsafe fn is_restless(conditions: *mut List) -> bool {
+    #[pgrx::pg_guard]
+    unsafe extern "C-unwind" fn walker(node: *mut Node, context: *mut std::ffi::c_void) -> bool {
+        if node.is_null() {
+            return false;
+        }
+        // SAFETY: nodes are read as what their tags say.
+        unsafe {
+            if is(node, NodeTag::T_Query) {
+                let query = node::copy(node).cast::<Query>();
+                inline_in(query);
+                return pg_sys::query_tree_walker(query, Some(walker), context, 0);
+            }
+            let restless = is(node, NodeTag::T_SQLValueFunction) && clock(node).is_some()
+                || is(node, NodeTag::T_NextValueExpr)
+                || node::any_function(node, |function| {
+                    matches!(volatility::of(function), volatility::Of::Time(_) | volatility::Of::Unknown(_))
+                });
+            restless || pg_sys::expression_tree_walker(node, Some(walker), context)
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        each(conditions).any(|condition| {
+            walker(pg_sys::eval_const_expressions(std::ptr::null_mut(), condition), std::ptr::null_mut())
+        })
+    }
+}
+
 /// A planner's state with nothing in it, as `estimate_expression_value` wants one.
 unsafe fn planner() -> *mut pg_sys::PlannerInfo {
     // SAFETY: nodes of these tags.

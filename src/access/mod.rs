@@ -12,6 +12,7 @@ pub mod identity;
 pub mod node;
 pub mod policy;
 pub mod read;
+pub mod reads;
 pub mod role;
 pub mod token;
 mod volatility;
@@ -27,9 +28,14 @@ use pgrx::pg_sys::{self, Oid};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Path {
     /// On the row alone.
-    Folded { predicate: Predicate, reads_roles: bool },
-    /// By asking Postgres for the row, because of what cannot be folded.
-    Asked(Unfoldable),
+    Folded(Predicate),
+    /// By asking Postgres for the row.
+    Asked {
+        /// What cannot be folded.
+        why: Unfoldable,
+        /// Whether the answer may change without a change in a table.
+        always: bool,
+    },
 }
 
 /// Finds the path for an identity: its policies on the table, the tenant's column, its own condition (both as
@@ -59,9 +65,9 @@ pub fn path(
                     };
                     let role = if folded.reads_roles || folded.calls_users_functions { identity.role } else { 0 };
                     let predicate = Predicate { access: text(access), condition: text(condition), role };
-                    Path::Folded { predicate, reads_roles: folded.reads_roles }
+                    Path::Folded(predicate)
                 }
-                Err(why) => Path::Asked(why),
+                Err(why) => Path::Asked { why, always: fold::is_restless(policies) },
             }
         };
         acting.end();

@@ -97,7 +97,8 @@ unsafe fn may_log_in(role: Oid) -> bool {
     }
 }
 
-fn find(name: &str) -> Option<Oid> {
+/// A role by its name.
+pub fn find(name: &str) -> Option<Oid> {
     // A longer name is no role's: Postgres would compare its beginning.
     let name = CString::new(name).ok().filter(|name| name.as_bytes().len() < pg_sys::NAMEDATALEN as usize)?;
     // SAFETY: a catalog look-up in a transaction with a valid C string.

@@ -1,6 +1,7 @@
 //! The functions of the library that SQL calls (`sql/whagons_rte--*.sql`); nothing in the library calls
 //! them. Main thread of any backend.
 
+mod access;
 mod condition;
 mod log;
 mod report;

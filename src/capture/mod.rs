@@ -39,6 +39,7 @@ macro_rules! sql_function {
 }
 
 sql_function!(pg_finfo_rte_capture, rte_capture, capture);
+sql_function!(pg_finfo_rte_policy_table_changed, rte_policy_table_changed, policy_table_changed);
 
 const EVENT_MASK: u32 = 3;
 const EVENT_INSERT: u32 = 0;
@@ -93,6 +94,23 @@ unsafe fn capture(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
         });
         Datum::from(0)
     }
+}
+
+/// The trigger function of tables that policies read: what a change is does not matter.
+///
+/// # Safety
+/// `fcinfo` is valid.
+unsafe fn policy_table_changed(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+    // SAFETY: Postgres hands a TriggerData where the context's tag says so.
+    unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            pgrx::error!("rte.policy_table_changed() is a trigger function");
+        }
+        let data = &*context.cast::<pg_sys::TriggerData>();
+        transaction::mark_read(relation::root_of(data.tg_relation));
+    }
+    Datum::from(0)
 }
 
 /// # Safety

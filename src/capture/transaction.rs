@@ -33,6 +33,8 @@ struct Transaction {
     wrote_start: bool,
     /// Epoch in which a gap was written by this transaction.
     wrote_gap: Option<u32>,
+    /// Tables that policies read and that this transaction has marked as changed.
+    marked: Vec<Oid>,
 }
 
 /// What a backend knows of the log, beyond a transaction.
@@ -86,6 +88,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
             if let Ok(mut t) = t.try_borrow_mut() {
                 t.wrote_start = false;
                 t.wrote_gap = None;
+                t.marked.clear();
             }
         });
     }
@@ -143,6 +146,20 @@ pub fn mark(relation: Oid, op: Op) {
     // SAFETY: in a transaction, as every caller is.
     let cid = unsafe { pg_sys::GetCurrentCommandId(true) };
     append(relation, 0, op, cid, None, None, None);
+}
+
+/// Marks, once in a transaction, that a table which policies read was changed.
+pub fn mark_read(relation: Oid) {
+    CURRENT.with_borrow_mut(|t| {
+        if t.xid != 0 && t.marked.contains(&relation) {
+            return;
+        }
+        t.begin();
+        // SAFETY: in a transaction.
+        let cid = unsafe { pg_sys::GetCurrentCommandId(true) };
+        t.append(relation, 0, Op::Read, cid, [None; 3]);
+        t.marked.push(relation);
+    });
 }
 
 impl Transaction {

@@ -24,6 +24,8 @@ pub enum Op {
     Redefined,
     /// Grants changed.
     Access,
+    /// A table that policies read was changed.
+    Read,
     /// Changes were not captured: cursors from before cannot go on.
     Gap,
 }
@@ -38,6 +40,7 @@ impl Op {
             Self::TruncatePart => b'P',
             Self::Redefined => b'S',
             Self::Access => b'A',
+            Self::Read => b'R',
             Self::Gap => b'G',
         }
     }
@@ -51,6 +54,7 @@ impl Op {
             b'P' => Self::TruncatePart,
             b'S' => Self::Redefined,
             b'A' => Self::Access,
+            b'R' => Self::Read,
             b'G' => Self::Gap,
             _ => return None,
         })

@@ -1,5 +1,6 @@
 //! Calls into Postgres that turn a value into text: output functions, casts to json, detoasting.
 
+use super::settings;
 use core::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -37,8 +38,25 @@ impl Drop for Function {
     }
 }
 
+/// Types whose text is the name of an object, with its schema where the search path does not show it.
+const NAMING: &[pg_sys::Oid] = &[
+    pg_sys::REGCLASSOID,
+    pg_sys::REGPROCOID,
+    pg_sys::REGPROCEDUREOID,
+    pg_sys::REGOPEROID,
+    pg_sys::REGOPERATOROID,
+    pg_sys::REGTYPEOID,
+    pg_sys::REGCONFIGOID,
+    pg_sys::REGDICTIONARYOID,
+    pg_sys::REGCOLLATIONOID,
+];
+
 /// The output function of a type.
-pub(super) struct OutputFunction(Function);
+pub(super) struct OutputFunction {
+    function: Function,
+    /// Whether the text depends on the search path: names of objects.
+    names_objects: bool,
+}
 
 impl OutputFunction {
     pub(super) fn of_type(oid: pg_sys::Oid) -> Self {
@@ -46,7 +64,7 @@ impl OutputFunction {
         let mut is_varlena = false;
         // SAFETY: a catalog look-up that fills both places or raises an error.
         unsafe { pg_sys::getTypeOutputInfo(oid, &mut function, &mut is_varlena) };
-        Self(Function::new(function))
+        Self { function: Function::new(function), names_objects: NAMING.contains(&oid) }
     }
 
     /// The value's text, in the current memory context.
@@ -55,7 +73,9 @@ impl OutputFunction {
     /// `datum` is a value of the type and not null. The text lives until the context is reset.
     pub(super) unsafe fn text<'a>(&mut self, datum: pg_sys::Datum) -> &'a [u8] {
         // SAFETY: output functions return a C string.
-        unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(&mut self.0.info, datum)).to_bytes() }
+        let mut text =
+            || unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(&mut self.function.info, datum)).to_bytes() };
+        if self.names_objects { settings::with_pinned_path(text) } else { text() }
     }
 }
 

@@ -15,8 +15,10 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"xmlbinary", c"base64"),
     (c"xmloption", c"content"),
     (c"quote_all_identifiers", c"off"),
-    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"search_path", SEARCH_PATH),
 ];
+
+const SEARCH_PATH: &CStr = c"pg_catalog, pg_temp";
 
 /// Makes the text of values independent of the settings of server, database and role, for the rest of
 /// the process: at the level of a session, which those levels and a reload do not override. For workers, once,
@@ -32,5 +34,26 @@ pub fn pin_settings() {
                 pg_sys::GucSource::PGC_S_SESSION,
             );
         }
+    }
+}
+
+/// Runs `f` under the search path that texts depend on, whatever path somebody who is being acted for has.
+pub(super) fn with_pinned_path<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: in a transaction, whose end by an error undoes the setting; the path is that of `PINNED`.
+    unsafe {
+        let nest = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            SEARCH_PATH.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let result = f();
+        pg_sys::AtEOXact_GUC(true, nest);
+        result
     }
 }

@@ -10,6 +10,7 @@ unsafe extern "C-unwind" {
     fn die(signal: core::ffi::c_int);
     fn SignalHandlerForConfigReload(signal: core::ffi::c_int);
     fn SignalHandlerForShutdownRequest(signal: core::ffi::c_int);
+    fn StatementCancelHandler(signal: core::ffi::c_int);
 }
 
 /// What SIGTERM does.
@@ -32,6 +33,8 @@ pub fn install_signal_handlers(terminate: Terminate) {
             Terminate::Dies => pqsignal(pg_sys::SIGTERM as i32, Some(die)),
             Terminate::Asks => pqsignal(pg_sys::SIGTERM as i32, Some(SignalHandlerForShutdownRequest)),
         };
+        // What Postgres' own time-outs send to this process.
+        pqsignal(pg_sys::SIGINT as i32, Some(StatementCancelHandler));
         pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
@@ -106,6 +109,26 @@ pub fn apply_database_settings() {
             pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
         }
     });
+}
+
+/// Runs `f`, which is canceled by an error where it takes longer; zero is no limit.
+pub fn within<R>(timeout_ms: u64, f: impl FnOnce() -> R) -> R {
+    struct Running;
+    impl Drop for Running {
+        fn drop(&mut self) {
+            // SAFETY: a time-out that this process knows; what it may have sent just now is not for what comes next.
+            unsafe {
+                crate::compat::disable_timeout(crate::compat::STATEMENT_TIMEOUT, false);
+                pg_sys::QueryCancelPending = 0;
+            }
+        }
+    }
+    let _running = (timeout_ms > 0).then(|| {
+        // SAFETY: likewise; registered at the start of every process with a database.
+        unsafe { crate::compat::enable_timeout_after(crate::compat::STATEMENT_TIMEOUT, timeout_ms as i32) };
+        Running
+    });
+    f()
 }
 
 /// Memory for values that are only needed for a moment, given back as a whole.

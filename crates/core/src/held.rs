@@ -81,6 +81,18 @@ impl Hash for Held {
     }
 }
 
+/// The digest of a subscription: what it reads, in parts. Equal parts have equal digests in every version.
+#[must_use]
+pub fn digest(parts: &[&[u8]]) -> u64 {
+    let mut hash = <sha2::Sha256 as sha2::Digest>::new();
+    for part in parts {
+        sha2::Digest::update(&mut hash, (part.len() as u64).to_be_bytes());
+        sha2::Digest::update(&mut hash, part);
+    }
+    let bytes = sha2::Digest::finalize(hash);
+    bytes.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
+}
+
 impl Held {
     /// The held part of a connection whose live subscriptions have these digests, in any order.
     #[must_use]

@@ -3,18 +3,32 @@
 //! Invariant: everything of a tick is queued before its `Commit`, and what a marker in it ends or replaces before that
 //! too. Main thread only, in the tick's transaction.
 
-use super::Feeder;
-use super::shape::Frames;
-use super::tick;
+use super::asked::Unsettled;
+use super::registry::Refusal;
+use super::rows::Rows;
+use super::shape::{Frames, Kind};
+use super::{Feeder, session, tick};
+use crate::attempt::{self, attempt};
 use crate::changelog::Op;
 use crate::changelog::reader::{self, Change};
 use crate::worker::process;
 use crate::{capture, guc, shmem};
 use pgrx::pg_sys::{self, Datum, Oid};
 use rte_core::{Cursor, Snapshot};
-use rte_protocol::bridge::{FromFeeder, ShapeFrame};
-use std::collections::HashMap;
+use rte_protocol::bridge::{FromFeeder, ShapeFrame, ShapeId};
+use rte_protocol::wire::ErrorCode;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
+
+/// What keeps a shape from going on.
+pub enum Trouble {
+    /// A change cannot be read with the table's definition.
+    Stale,
+    /// Its condition raised an error.
+    Failed,
+    /// Postgres was asked, and gave no answer.
+    Unsettled(Unsettled),
+}
 
 /// A large tick goes to the gateway in parts of about this many bytes.
 const PART: usize = 8 << 20;
@@ -24,7 +38,8 @@ impl Feeder {
     pub(super) fn deliver(&mut self, now: Snapshot, mut changes: Vec<Change>, in_use: bool) {
         tick::flush(&changes);
         reader::sort(&mut changes);
-        let quiet = changes.is_empty() && self.stale.is_empty();
+        let quiet =
+            changes.is_empty() && self.stale.is_empty() && self.troubled.is_empty() && !self.shapes.are_restless();
         self.last = now;
         if !in_use {
             self.history.restart(self.last.clone());
@@ -37,20 +52,33 @@ impl Feeder {
             return;
         }
         self.stamp();
-        let (mut redefined, mut access, mut gap) = (std::mem::take(&mut self.stale), false, false);
         drop_parts_of_truncated_roots(&mut changes);
-        for change in &changes {
+        let redefined = self.heed_markers(&changes);
+        self.settle_trouble();
+        let sent = self.encode(&changes, &redefined);
+        self.history.push(changes, &self.last, guc::history_bytes());
+        if sent || !redefined.is_empty() {
+            self.commit();
+        }
+    }
+
+    /// Does what markers among the changes call for; gives the tables that are resynchronised.
+    fn heed_markers(&mut self, changes: &[Change]) -> Vec<Oid> {
+        let (mut redefined, mut access, mut gap) = (std::mem::take(&mut self.stale), HashSet::new(), false);
+        for change in changes {
             match change.op {
                 Op::Redefined | Op::TruncatePart if !redefined.contains(&change.relation) => {
                     redefined.push(change.relation);
                 }
-                Op::Access => access = true,
+                Op::Access => {
+                    access.insert(change.relation);
+                }
                 Op::Gap => gap = true,
                 _ => {}
             }
         }
-        if !redefined.is_empty() || access || gap {
-            catch_up_with_catalogs(&changes);
+        if !redefined.is_empty() || !access.is_empty() || gap {
+            catch_up_with_catalogs(changes);
             self.registry.invalidate();
             self.refresh_registry();
         }
@@ -69,42 +97,29 @@ impl Feeder {
             self.registry.readmit(*table);
             self.resynchronise(*table, "schema_changed");
         }
-        if access {
-            self.recheck_access();
+        if !access.is_empty() {
+            self.recheck_access(&access);
         }
-        let sent = self.encode(&changes, &redefined);
-        self.history.push(changes, &self.last, guc::history_bytes());
-        if sent {
-            self.commit();
-        }
+        redefined
     }
 
     /// Queues the frames of a tick; tells whether there were any.
     fn encode(&mut self, changes: &[Change], redefined: &[Oid]) -> bool {
-        let mut frames: HashMap<u32, Frames> = HashMap::new();
-        for change in changes.iter().filter(|c| !redefined.contains(&c.relation)) {
-            let ids = self.shapes.of_table(change.relation).to_vec();
-            for id in ids {
-                let Some(shape) = self.shapes.get(id) else { continue };
-                self.encoding = Some(change.relation);
-                let own = frames.entry(id).or_default();
-                let encoded = self.scratch.with(|| shape.encode(change, own));
-                if encoded.is_err() && !self.stale.contains(&change.relation) {
-                    self.stale.push(change.relation);
-                }
-            }
+        let mut frames: HashMap<ShapeId, Frames> = HashMap::new();
+        // Each error costs the shape whose condition raised it, and the rest is done again.
+        while let Err(shape) = self.encode_changes(changes, redefined, &mut frames) {
+            self.troubled.push((shape, Trouble::Failed));
+            frames.clear();
+            self.settle_trouble();
         }
-        self.encoding = None;
+        self.ask_for_rows(changes, &mut frames);
+        let troubled: Vec<ShapeId> = self.troubled.iter().map(|(id, _)| *id).collect();
         // What could not be read is resynchronised before this tick ends, and sends no frame in it.
-        for table in std::mem::take(&mut self.stale) {
-            for id in self.shapes.of_table(table) {
-                frames.remove(id);
-            }
-            self.registry.invalidate();
-            self.refresh_registry();
-            self.resynchronise(table, "schema_changed");
-        }
-        let (mut heads, mut body, mut any) = (Vec::new(), Vec::new(), !redefined.is_empty());
+        troubled.iter().for_each(|id| {
+            frames.remove(id);
+        });
+        self.settle_trouble();
+        let (mut heads, mut body, mut any) = (Vec::new(), Vec::new(), !troubled.is_empty());
         for (shape, mut frames) in frames {
             frames.close(shape);
             for frame in frames.whole {
@@ -121,6 +136,116 @@ impl Feeder {
             self.send(&FromFeeder::Changes { frames: heads }, &[&body]);
         }
         any
+    }
+
+    /// Encodes all changes for the shapes that they concern. An error is laid at the door of the shape whose condition
+    /// raised it; nothing of what was done then is kept.
+    fn encode_changes(
+        &mut self,
+        changes: &[Change],
+        redefined: &[Oid],
+        frames: &mut HashMap<ShapeId, Frames>,
+    ) -> Result<(), ShapeId> {
+        if !self.shapes.may_fail() {
+            self.encode_each(changes, redefined, frames);
+            return Ok(());
+        }
+        match attempt(|| self.encode_each(changes, redefined, frames)) {
+            Ok(()) => Ok(()),
+            Err(error) => match self.evaluating.take() {
+                Some(shape) => {
+                    attempt::log("could not evaluate a condition", &error);
+                    self.forget_touched();
+                    Err(shape)
+                }
+                None => error.rethrow(),
+            },
+        }
+    }
+
+    fn encode_each(&mut self, changes: &[Change], redefined: &[Oid], frames: &mut HashMap<ShapeId, Frames>) {
+        let (mut ids, mut known) = (Vec::new(), None);
+        for change in changes.iter().filter(|c| !redefined.contains(&c.relation)) {
+            if known.as_ref().is_none_or(|(table, _)| *table != change.relation) {
+                let Some(definition) = self.shapes.definition(change.relation) else { continue };
+                known = Some((change.relation, definition));
+            }
+            let Some((_, definition)) = &known else { continue };
+            let Ok(rows) = Rows::new(change, definition) else {
+                for id in self.shapes.of_table(change.relation) {
+                    self.troubled.push((*id, Trouble::Stale));
+                }
+                continue;
+            };
+            self.shapes.concerned(&rows, &mut ids);
+            self.encoding = Some(change.relation);
+            for id in &ids {
+                let Some(shape) = self.shapes.get(*id) else { continue };
+                self.evaluating = shape.may_fail().then_some(*id);
+                let own = frames.entry(*id).or_default();
+                if self.scratch.with(|| shape.encode(&rows, own)).is_err() {
+                    self.troubled.push((*id, Trouble::Stale));
+                } else if !shape.touched.is_empty() {
+                    self.touched.insert(*id);
+                }
+            }
+            self.evaluating = None;
+        }
+        self.encoding = None;
+    }
+
+    /// Asks Postgres for what the changes do not tell.
+    fn ask_for_rows(&mut self, changes: &[Change], frames: &mut HashMap<ShapeId, Frames>) {
+        let mut unsettled = std::mem::take(&mut self.touched);
+        let asked = self.shapes.asked();
+        if !asked.is_empty() {
+            let changed: HashSet<Oid> = changes.iter().map(|c| c.relation).collect();
+            for id in asked {
+                let Some(shape) = self.shapes.get(id) else { continue };
+                if let Kind::Asked(asked) = &mut shape.kind {
+                    asked.follow(|table| self.registry.follows(table));
+                    shape.uncertain |= asked.reads.iter().any(|table| changed.contains(table));
+                }
+                unsettled.insert(id);
+            }
+        }
+        for id in unsettled {
+            let Some(shape) = self.shapes.get(id).filter(|shape| shape.is_unsettled()) else { continue };
+            if let Err(why) = shape.settle(frames.entry(id).or_default()) {
+                self.troubled.push((id, Trouble::Unsettled(why)));
+            }
+        }
+    }
+
+    fn forget_touched(&mut self) {
+        for id in std::mem::take(&mut self.touched) {
+            if let Some(shape) = self.shapes.get(id) {
+                shape.touched.clear();
+            }
+        }
+    }
+
+    /// Does what shapes in trouble call for.
+    pub(super) fn settle_trouble(&mut self) {
+        for (shape, trouble) in std::mem::take(&mut self.troubled) {
+            match trouble {
+                Trouble::Stale => {
+                    self.registry.invalidate();
+                    self.refresh_registry();
+                    self.resynchronise_shape(shape, "schema_changed");
+                }
+                Trouble::Unsettled(Unsettled::Locked) => self.resynchronise_shape(shape, "schema_changed"),
+                Trouble::Unsettled(why) => self.end_shape(shape, &session::unsettled(&why)),
+                Trouble::Failed => {
+                    let refusal = Refusal::new(
+                        ErrorCode::WhereFailed,
+                        "the condition raised an error on a row",
+                        "Write it so that it holds for every row, with CASE or NULLIF where it divides.",
+                    );
+                    self.end_shape(shape, &refusal);
+                }
+            }
+        }
     }
 
     /// Makes cursor and time of the last tick.

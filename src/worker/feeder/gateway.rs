@@ -60,6 +60,8 @@ impl Feeder {
         self.logins.clear();
         self.shapes.clear();
         self.stale.clear();
+        self.troubled.clear();
+        self.touched.clear();
         self.postponed.clear();
     }
 }

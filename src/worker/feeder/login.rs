@@ -232,7 +232,7 @@ impl Feeder {
             self.turn_away(session, why);
         }
         self.refresh_registry();
-        self.recheck_access();
+        self.recheck_everything();
     }
 
     /// Forgets a session's question.
@@ -252,9 +252,9 @@ impl Feeder {
         self.note_expiry(&who);
         let Some(s) = self.sessions.get_mut(&session) else { return };
         let name = who.name.clone();
-        let before = std::mem::replace(&mut s.who, who);
+        s.who = who;
         self.send(&FromFeeder::Renewed { session, role: name }, &[]);
-        self.identity_changed(session, &before);
+        self.identity_changed(session);
     }
 
     fn turn_away(&mut self, session: SessionId, why: NotLetIn) {

@@ -3,26 +3,31 @@
 //! It never waits for a client: what it sends goes into a bounded buffer towards the gateway. Its state can
 //! be lost at any time (clients resume from their cursors). Main thread of its own process.
 
+mod asked;
 mod delivery;
 mod gateway;
 mod history;
 mod link;
 mod login;
+mod plan;
 mod registry;
 mod resume;
+mod rows;
 mod session;
 mod shape;
+mod shapes;
 mod tick;
 mod upkeep;
 
 use super::process::{self, Scratch, Terminate};
 use crate::access::role::RoleError;
-use crate::access::token;
+use crate::access::{identity, reads, token};
 use crate::changelog;
 use crate::changelog::reader::Change;
 use crate::encode::{self, ValueEncoder};
 use crate::shmem::{self, Kind, Slot, State};
 use crate::{guc, secret, snapshot};
+use delivery::Trouble;
 use history::History;
 use link::{Link, LinkError};
 use login::Logins;
@@ -31,10 +36,11 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::prelude::*;
 use registry::Registry;
 use rte_core::Snapshot;
+use rte_protocol::bridge::ShapeId;
 use rte_protocol::bridge::{SessionId, ToFeeder};
 use session::Session;
-use shape::Shapes;
-use std::collections::HashMap;
+use shapes::Shapes;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tick::Pending;
@@ -78,8 +84,16 @@ pub struct Feeder {
     postponed_until: Instant,
     /// A `Commit` is wanted even if nothing happened.
     commit_due: bool,
-    /// Tables whose images could not be read: they are resynchronised.
+    /// Tables that are resynchronised with the next tick.
     stale: Vec<Oid>,
+    /// Shapes that cannot go on, and why.
+    troubled: Vec<(ShapeId, Trouble)>,
+    /// Shapes of whose rows the changes of a tick do not tell enough.
+    touched: HashSet<ShapeId>,
+    /// The shape whose condition is being evaluated, so that an error can be laid at its door.
+    evaluating: Option<ShapeId>,
+    /// Where functions of policies look for names.
+    search_path: String,
     /// When this feeder began, transactions below this id may have left changes out of the log.
     suspects: Option<u64>,
     clock: ValueEncoder,
@@ -117,7 +131,10 @@ pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, Oid::INVALID, 0);
         pg_sys::pgstat_report_appname(c"whagons_rte feeder".as_ptr());
     }
+    let search_path = guc::setting(c"search_path");
     encode::pin_settings();
+    process::transaction(|_| identity::settle_session_user());
+    reads::listen();
     login::watch_roles();
     let worker = shmem::enter_this_worker(Kind::Feeder, database);
     let Some(slot) = shmem::database(database) else {
@@ -137,7 +154,7 @@ pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
         if let Some(worker) = worker {
             worker.state.store(State::Running as i32, Ordering::Relaxed);
         }
-        let mut feeder = Feeder::new(slot, database);
+        let mut feeder = Feeder::new(slot, database, search_path.clone());
         pgrx::log!("whagons_rte serves database \"{}\"", feeder.name);
         feeder.run();
         pgrx::log!("whagons_rte no longer serves database \"{}\": the extension was dropped", feeder.name);
@@ -165,7 +182,7 @@ fn wait_for_extension(slot: Slot) {
 }
 
 impl Feeder {
-    fn new(slot: Slot, database: Oid) -> Self {
+    fn new(slot: Slot, database: Oid, search_path: String) -> Self {
         slot.attach_feeder();
         token::reload();
         let gap = slot.get().gap.swap(false, Ordering::SeqCst);
@@ -205,6 +222,10 @@ impl Feeder {
             postponed_until: now,
             commit_due: true,
             stale: Vec::new(),
+            troubled: Vec::new(),
+            touched: HashSet::new(),
+            evaluating: None,
+            search_path,
             suspects: gap.then_some(next),
             clock,
             scratch: Scratch::new(),
@@ -236,7 +257,9 @@ impl Feeder {
             self.slot.get().interested.store(in_use, Ordering::SeqCst);
             let woken = self.slot.get().pending.load(Ordering::SeqCst);
             self.expire();
-            let commit = self.commit_due || now >= self.commit_at + Duration::from_millis(guc::heartbeat_ms() / 2);
+            let recheck = self.shapes.are_restless() && now >= self.ticked_at + guc::policy_recheck_interval();
+            let commit =
+                recheck || self.commit_due || now >= self.commit_at + Duration::from_millis(guc::heartbeat_ms() / 2);
             if (woken && in_use && now >= self.tick_at) || commit || !messages.is_empty() || now >= polled_at + poll {
                 polled_at = now;
                 match self.guarded_tick(&mut messages, in_use) {
@@ -278,6 +301,9 @@ impl Feeder {
         if !self.postponed.is_empty() {
             until = until.min(self.postponed_until);
         }
+        if self.shapes.are_restless() {
+            until = until.min(self.ticked_at + guc::policy_recheck_interval());
+        }
         if let Some(left) = self.until_expiry() {
             until = until.min(now + left);
         }
@@ -309,6 +335,7 @@ impl Feeder {
     #[allow(clippy::result_large_err, reason = "pgrx's type of error")]
     fn guarded_tick(&mut self, messages: &mut Vec<ToFeeder>, in_use: bool) -> After {
         self.encoding = None;
+        self.evaluating = None;
         let this = std::panic::AssertUnwindSafe((&mut *self, messages));
         let outcome: Result<bool, CaughtError> = PgTryBuilder::new(move || {
             let std::panic::AssertUnwindSafe((this, messages)) = { this };

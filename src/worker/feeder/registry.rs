@@ -10,7 +10,7 @@ pub use crate::refusal::Refusal;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use rte_protocol::wire::{Column, ErrorCode, TableInfo};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
@@ -26,7 +26,10 @@ pub struct Table {
     columns: Vec<TableColumn>,
     pub key: Vec<i16>,
     captured: bool,
-    has_policies: bool,
+    /// `relkind`.
+    kind: u8,
+    /// The column that says whose tenant's a row is.
+    tenant_column: Option<i16>,
     definition: Option<Rc<Definition>>,
 }
 
@@ -54,6 +57,10 @@ impl Drop for Definition {
 /// What a subscription reads, resolved.
 pub struct Selection {
     pub table: Oid,
+    /// `relkind`.
+    pub kind: u8,
+    /// The column that says whose tenant's a row is.
+    pub tenant_column: Option<i16>,
     pub table_name: String,
     pub key: Vec<i16>,
     pub key_names: Vec<String>,
@@ -69,6 +76,8 @@ pub struct Registry {
     stale: bool,
     /// Tables with a change that cannot be encoded; until they are redefined or the feeder starts anew.
     excluded: Vec<Oid>,
+    /// Tables that policies read and whose changes are marked in the log.
+    policy_tables: HashSet<Oid>,
 }
 
 impl Registry {
@@ -100,6 +109,7 @@ impl Registry {
     pub fn refresh(&mut self) -> Result<(), pgrx::spi::Error> {
         if self.stale {
             self.tables = load()?;
+            self.policy_tables = load_policy_tables()?;
             self.stale = false;
         }
         Ok(())
@@ -110,7 +120,7 @@ impl Registry {
         let mut tables: Vec<TableInfo> = self
             .tables
             .values()
-            .filter(|t| t.captured && !t.has_policies)
+            .filter(|t| t.captured)
             .filter(|t| {
                 let granted = t.granted(role);
                 t.key.iter().all(|k| granted.iter().any(|c| c.number == *k))
@@ -141,19 +151,23 @@ impl Registry {
         }
     }
 
+    /// Names and numbers of the columns that a role may read.
+    pub fn readable_columns(&self, oid: Oid, role: Oid) -> Vec<(String, i16)> {
+        let Some(table) = self.tables.get(&oid) else { return Vec::new() };
+        table.granted(role).into_iter().map(|c| (c.name.clone(), c.number)).collect()
+    }
+
+    /// Whether every change of a table comes through the log.
+    pub fn follows(&self, oid: Oid) -> bool {
+        self.policy_tables.contains(&oid) || self.tables.get(&oid).is_some_and(|t| t.captured)
+    }
+
     /// What a role gets of a table; `wanted`: the columns that it asks for.
     pub fn select(&mut self, oid: Oid, role: Oid, wanted: Option<&[String]>) -> Result<Selection, Refusal> {
         let table = self.tables.get_mut(&oid).ok_or_else(unknown_table)?;
         let granted = table.granted(role);
         if granted.is_empty() {
             return Err(unknown_table());
-        }
-        if table.has_policies {
-            return Err(Refusal::new(
-                ErrorCode::PolicyFailed,
-                "the table has row-level security, which is not evaluated for subscribers yet",
-                "",
-            ));
         }
         if self.excluded.contains(&oid) {
             return Err(Refusal::new(
@@ -199,7 +213,8 @@ impl Registry {
                 definition
             }
         };
-        Ok(Selection { table: oid, table_name, key, key_names, numbers, columns, definition })
+        let (kind, tenant_column) = (table.kind, table.tenant_column);
+        Ok(Selection { table: oid, kind, tenant_column, table_name, key, key_names, numbers, columns, definition })
     }
 }
 
@@ -265,6 +280,14 @@ impl Definition {
     }
 }
 
+fn load_policy_tables() -> Result<HashSet<Oid>, pgrx::spi::Error> {
+    Spi::connect(|client| {
+        let rows =
+            client.select("SELECT relation::oid AS relation FROM rte.policy_tables WHERE followed", None, &[])?;
+        rows.filter_map(|row| row["relation"].value::<Oid>().transpose()).collect()
+    })
+}
+
 const TABLES: &str = include_str!("registry.sql");
 
 fn load() -> Result<HashMap<Oid, Table>, pgrx::spi::Error> {
@@ -283,7 +306,8 @@ fn load() -> Result<HashMap<Oid, Table>, pgrx::spi::Error> {
             };
             let schema_oid = row["schema_oid"].value::<Oid>()?.unwrap_or(Oid::INVALID);
             let captured = row["captured"].value::<bool>()?.unwrap_or(false);
-            let has_policies = row["has_policies"].value::<bool>()?.unwrap_or(true);
+            let kind = row["kind"].value::<i8>()?.unwrap_or_default() as u8;
+            let tenant_column = row["tenant_column"].value::<i16>()?;
             let key_place = row["key_place"].value::<i16>()?;
             let table = tables.entry(oid).or_insert_with(|| Table {
                 oid,
@@ -294,7 +318,8 @@ fn load() -> Result<HashMap<Oid, Table>, pgrx::spi::Error> {
                 columns: Vec::new(),
                 key: Vec::new(),
                 captured,
-                has_policies,
+                kind,
+                tenant_column,
                 definition: None,
             });
             if let Some(place) = key_place {

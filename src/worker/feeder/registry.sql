@@ -3,8 +3,14 @@ SELECT t.relation::oid AS oid,
        t.schema_name::text,
        t.table_name::text,
        n.oid AS schema_oid,
-       t.captured AND t.key_columns IS NOT NULL AS captured,
-       c.relrowsecurity AS has_policies,
+       t.captured AND t.key_columns IS NOT NULL
+           -- A table without its tenant's column is nobody's.
+           AND (t.tenant_column IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                                                   WHERE a.attrelid = c.oid AND a.attname = t.tenant_column AND a.attnum > 0))
+           AS captured,
+       c.relkind AS kind,
+       (SELECT a.attnum FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attname = t.tenant_column AND a.attnum > 0) AS tenant_column,
        a.attnum AS number,
        a.attname::text AS column_name,
        format_type(a.atttypid, NULL) AS type_name,

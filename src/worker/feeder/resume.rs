@@ -5,9 +5,12 @@
 //! and the last one decides); missing one is not, so every doubt resynchronises. Main thread only, in a tick's transaction.
 
 use super::Feeder;
+use super::delivery::Trouble;
 use super::delivery::drop_parts_of_truncated_roots;
 use super::registry::Refusal;
-use super::shape::Frames;
+use super::rows::{Rows, Stale};
+use super::shape::{Frames, Shape};
+use crate::attempt::{self, attempt};
 use crate::changelog::reader::{self, Change};
 use crate::changelog::{Op, segments};
 use crate::compat;
@@ -15,10 +18,11 @@ use crate::guc;
 use crate::snapshot;
 use crate::worker::process::Scratch;
 use pgrx::pg_sys::{self, Oid};
+use rte_core::held::{self, Held};
 use rte_core::{Cursor, Snapshot};
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId};
 use rte_protocol::wire::{ErrorCode, Subscription};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Where a client stands.
@@ -32,12 +36,14 @@ pub enum Place {
 pub struct Resuming {
     pub session: SessionId,
     pub place: Place,
+    /// What its connection held.
+    pub held: Held,
     pub subscriptions: Vec<Subscription>,
 }
 
 impl Feeder {
     /// Reads a cursor that a client brought.
-    pub(super) fn place_of(&mut self, text: &str) -> Result<Place, Refusal> {
+    pub(super) fn place_of(&mut self, text: &str) -> Result<(Place, Held), Refusal> {
         let invalid = || {
             Refusal::new(
                 ErrorCode::InvalidCursor,
@@ -45,6 +51,7 @@ impl Feeder {
                 "The subscriptions are answered with snapshots.",
             )
         };
+        let (text, held) = held::split(text).map_err(|_| invalid())?;
         let cursor = Cursor::decode(text, &self.key).map_err(|_| invalid())?;
         if cursor.database != self.database.to_u32() || cursor.system_identifier != self.system_identifier {
             return Err(invalid());
@@ -63,7 +70,7 @@ impl Feeder {
             Some(end) => end.is_some_and(|end| cursor.lsn <= end),
         };
         if !known {
-            return Ok(Place::Lost("timeline"));
+            return Ok((Place::Lost("timeline"), held));
         }
         // Ids at or above a later start's boundary may have been given out anew.
         let mut snapshot = cursor.snapshot;
@@ -73,7 +80,7 @@ impl Feeder {
             }
         }
         let kept = segments::all().iter().filter_map(|s| s.horizon.as_ref()).all(|horizon| snapshot.contains(horizon));
-        Ok(if kept { Place::At(snapshot) } else { Place::Lost("cursor_expired") })
+        Ok((if kept { Place::At(snapshot) } else { Place::Lost("cursor_expired") }, held))
     }
 
     /// Answers all sessions that came with a cursor, reading the log at most once for all of them.
@@ -91,19 +98,18 @@ impl Feeder {
         // SAFETY: the caller's promise.
         let logged = (!needed.is_empty()).then(|| unsafe { read_log(&needed, snapshot) });
         let mut known: HashMap<Snapshot, Rc<Missed>> = HashMap::new();
-        let mut groups: BTreeMap<String, Vec<(SessionId, Vec<ShapeId>)>> = BTreeMap::new();
-        for Resuming { session, place, subscriptions } in resuming {
+        let mut groups: HashMap<Snapshot, Vec<(SessionId, Vec<ShapeId>)>> = HashMap::new();
+        for Resuming { session, place, held, subscriptions } in resuming {
             let lost = match &place {
                 Place::Lost(reason) => Some(*reason),
                 Place::At(place) if self.history.covers(place) => None,
                 Place::At(_) if matches!(logged, Some(None)) => Some("cursor_expired"),
                 Place::At(_) => None,
             };
-            let Some(role) = self.sessions.get(&session).map(|s| s.who.role) else { continue };
             let mut wanted = Vec::new();
-            for subscription in &subscriptions {
-                match self.resolve(role, subscription) {
-                    Ok(selection) => wanted.push((subscription, selection.table)),
+            for subscription in subscriptions {
+                match self.plan(session, &subscription) {
+                    Ok(plan) => wanted.push((Rc::new(subscription), plan)),
                     Err(refusal) => self.refuse(session, &subscription.id, refusal),
                 }
             }
@@ -114,23 +120,30 @@ impl Feeder {
                     .clone(),
                 _ => Rc::new(Missed { lost: lost.or(Some("cursor_expired")), ..Missed::default() }),
             };
-            let tables: HashSet<Oid> = wanted.iter().map(|(_, table)| *table).collect();
+            let tables: HashSet<Oid> = wanted.iter().map(|(_, plan)| plan.key.table).collect();
             let bytes: usize = tables.iter().filter_map(|table| missed.bytes.get(table)).sum();
             let too_much = (bytes > guc::max_catch_up_bytes()).then_some("cursor_expired");
+            let digests: Vec<u64> = wanted.iter().filter_map(|(_, plan)| plan.digest).collect();
+            let all = digests.len() == wanted.len() && held.holds_exactly(&digests);
             let (mut anew, mut shapes) = (Vec::new(), Vec::new());
-            for (subscription, table) in wanted {
+            for (subscription, plan) in wanted {
+                let table = plan.key.table;
                 let reason =
                     missed.lost.or(too_much).or_else(|| missed.redefined.iter().find(|r| r.0 == table).map(|r| r.1));
-                if let Some(reason) = reason {
+                // What its connection did not hold as it is now, it has no copy of that could go on.
+                let held = all || plan.digest.is_some_and(|digest| held.holds(digest));
+                if let Some(reason) = reason.filter(|_| held) {
                     let message =
                         FromFeeder::Resync { session, id: subscription.id.clone(), reason: reason.to_owned() };
                     self.send(&message, &[]);
                 }
-                if let Some(shape) = self.subscribe(session, subscription, reason.is_none()) {
-                    if reason.is_some() {
-                        anew.push(subscription.id.clone());
-                    } else {
+                let resumed = reason.is_none() && held;
+                let id = subscription.id.clone();
+                if let Some(shape) = self.add(session, subscription, &plan, resumed) {
+                    if resumed {
                         shapes.push(shape);
+                    } else {
+                        anew.push(id);
                     }
                 }
             }
@@ -140,11 +153,10 @@ impl Feeder {
             {
                 shapes.sort_unstable();
                 shapes.dedup();
-                groups.entry(place.to_string()).or_default().push((session, shapes));
+                groups.entry(place).or_default().push((session, shapes));
             }
         }
         for (place, sessions) in groups {
-            let Ok(place) = place.parse::<Snapshot>() else { continue };
             let mut same: HashMap<Vec<ShapeId>, Vec<SessionId>> = HashMap::new();
             for (session, shapes) in sessions {
                 same.entry(shapes).or_default().push(session);
@@ -175,6 +187,7 @@ impl Feeder {
                 Op::Gap => missed.lost = Some("cursor_expired"),
                 Op::Access => missed.redefined.push((change.relation, "access_changed")),
                 Op::Redefined | Op::TruncatePart => missed.redefined.push((change.relation, "schema_changed")),
+                Op::Read => {}
                 Op::Insert | Op::Update | Op::Delete | Op::Truncate => {
                     *missed.bytes.entry(change.relation).or_default() += change.size();
                 }
@@ -187,21 +200,12 @@ impl Feeder {
         let mut frames: Vec<Vec<u8>> = Vec::new();
         for id in shapes {
             let Some(mut shape) = self.shapes.take(*id) else { continue };
-            let mut own = Frames::default();
-            let mut stale = false;
-            let table = shape.table;
-            let mut scratch = Scratch::new();
-            self.encoding = Some(table);
-            for change in self.changes_for(place, logged).filter(|c| c.relation == table) {
-                stale |= scratch.with(|| shape.encode(change, &mut own)).is_err();
-            }
-            self.encoding = None;
-            own.close(shape.id);
+            let caught_up = self.caught_up(&mut shape, place, logged);
             self.shapes.put_back(shape);
-            if stale {
-                self.stale.push(table);
+            match caught_up {
+                Ok(own) => frames.extend(own.whole.into_iter().map(|f| f.bytes)),
+                Err(trouble) => self.troubled.push((*id, trouble)),
             }
-            frames.extend(own.whole.into_iter().map(|f| f.bytes));
         }
         let lens = frames.iter().map(|f| f.len() as u32).collect();
         let body: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
@@ -213,6 +217,39 @@ impl Feeder {
             last: true,
         };
         self.send(&message, &body);
+    }
+}
+
+impl Feeder {
+    /// What a shape has missed since a place.
+    fn caught_up(&mut self, shape: &mut Shape, place: &Snapshot, logged: Option<&[Change]>) -> Result<Frames, Trouble> {
+        let (table, definition) = (shape.table, shape.definition.clone());
+        let mut scratch = Scratch::new();
+        self.encoding = Some(table);
+        let encoded = attempt(|| {
+            let mut own = Frames::default();
+            for change in self.changes_for(place, logged).filter(|c| c.relation == table) {
+                let rows = Rows::new(change, &definition)?;
+                scratch.with(|| shape.encode(&rows, &mut own))?;
+            }
+            Ok(own)
+        });
+        let mut own = match encoded {
+            Ok(Ok(own)) => own,
+            Ok(Err(Stale)) => return Err(Trouble::Stale),
+            Err(error) if shape.may_fail() => {
+                attempt::log("could not evaluate a condition", &error);
+                return Err(Trouble::Failed);
+            }
+            // A value that cannot be shown: the table is given up (`guarded_tick`).
+            Err(error) => error.rethrow(),
+        };
+        self.encoding = None;
+        if shape.is_unsettled() {
+            shape.settle(&mut own).map_err(Trouble::Unsettled)?;
+        }
+        own.close(shape.id);
+        Ok(own)
     }
 }
 

@@ -4,15 +4,21 @@
 //! transaction, after its `Commit` was queued: so what is answered holds at that tick's snapshot. Main thread only.
 
 use super::Feeder;
+use super::asked::{Asked, Unsettled};
 use super::login::{Caller, Who};
-use super::registry::{Refusal, Selection};
+use super::plan::Plan;
+use super::registry::Refusal;
 use super::resume::Resuming;
-use crate::job::{Job, JobTable, SnapshotJob};
+use super::shape::{Kind as ShapeKind, Shape};
+use super::shapes::WhichRows;
+use crate::access::identity::Identity;
+use crate::job::{Job, SnapshotJob};
 use crate::shmem::{self, Kind};
 use pgrx::pg_sys::Oid;
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId, ToFeeder};
 use rte_protocol::wire::{ErrorCode, Subscription};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Between attempts at the snapshot of a table that somebody holds locked.
@@ -22,6 +28,8 @@ const MAX_FAILURES: u32 = 3;
 
 pub struct Session {
     pub who: Who,
+    /// As whom its queries and policies run.
+    pub identity: Rc<Identity>,
     pub caller: Caller,
     pub subscriptions: HashMap<String, Subscribed>,
 }
@@ -29,8 +37,8 @@ pub struct Session {
 pub struct Subscribed {
     pub shape: ShapeId,
     pub table: Oid,
-    /// The columns that the client asked for.
-    columns: Option<Vec<String>>,
+    /// What the client asked for.
+    wanted: Rc<Subscription>,
     /// Snapshots in a row that could not be read.
     failures: u32,
 }
@@ -53,11 +61,10 @@ impl Feeder {
             ToFeeder::Answer { session, job, answer } => self.answered(session, job, &answer, resuming),
             ToFeeder::AskFailed { session, job } => self.ask_failed(session, job),
             ToFeeder::Subscribe { session, subscription } => {
-                let mut ids = Vec::new();
-                if self.subscribe(session, &subscription, false).is_some() {
-                    ids.push(subscription.id);
+                let id = subscription.id.clone();
+                if self.subscribe(session, subscription).is_some() {
+                    self.order_snapshot(session, &[id]);
                 }
-                self.order_snapshot(session, &ids);
             }
             ToFeeder::Unsubscribe { session, id } => {
                 let subscribed = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.remove(&id));
@@ -88,11 +95,12 @@ impl Feeder {
         let tables = self.registry.readable(who.role);
         self.send(&FromFeeder::Opened { session, role: who.name.clone(), tables }, &[]);
         self.note_expiry(&who);
-        self.sessions.insert(session, Session { who, caller, subscriptions: HashMap::new() });
+        let identity = self.identity(&who);
+        self.sessions.insert(session, Session { who, identity, caller, subscriptions: HashMap::new() });
         if let Some(text) = cursor {
             match self.place_of(&text) {
-                Ok(place) => {
-                    resuming.push(Resuming { session, place, subscriptions });
+                Ok((place, held)) => {
+                    resuming.push(Resuming { session, place, held, subscriptions });
                     return;
                 }
                 Err(Refusal { code, message, hint }) => {
@@ -102,36 +110,34 @@ impl Feeder {
         }
         let mut ids = Vec::new();
         for subscription in subscriptions {
-            if self.subscribe(session, &subscription, false).is_some() {
-                ids.push(subscription.id);
+            let id = subscription.id.clone();
+            if self.subscribe(session, subscription).is_some() {
+                ids.push(id);
             }
         }
         self.order_snapshot(session, &ids);
     }
 
-    /// Registers a subscription and answers it; nothing where it is refused.
-    pub(super) fn subscribe(&mut self, session: SessionId, wanted: &Subscription, resumed: bool) -> Option<ShapeId> {
-        let role = self.sessions.get(&session)?.who.role;
-        let selection = match self.resolve(role, wanted) {
-            Ok(selection) => selection,
-            Err(refusal) => {
-                self.refuse(session, &wanted.id, refusal);
-                return None;
-            }
-        };
-        Some(self.add(session, &wanted.id, wanted.columns.clone(), &selection, resumed))
+    /// As whom somebody's queries and policies run.
+    fn identity(&self, who: &Who) -> Rc<Identity> {
+        Rc::new(Identity {
+            session_user: self.authenticator.as_ref().ok().copied().flatten().map_or(0, |oid| oid.to_u32()),
+            role: who.role.to_u32(),
+            claims: who.claims.clone(),
+            search_path: self.search_path.clone(),
+        })
     }
 
-    pub(super) fn resolve(&mut self, role: Oid, wanted: &Subscription) -> Result<Selection, Refusal> {
-        if wanted.predicate.is_some() {
-            return Err(Refusal::new(
-                ErrorCode::NotSupported,
-                "\"where\" is not supported yet",
-                "Subscribe without it and filter in the client.",
-            ));
+    /// Registers a subscription and answers it; nothing where it is refused.
+    fn subscribe(&mut self, session: SessionId, wanted: Subscription) -> Option<ShapeId> {
+        let wanted = Rc::new(wanted);
+        match self.plan(session, &wanted) {
+            Ok(plan) => self.add(session, wanted, &plan, false),
+            Err(refusal) => {
+                self.refuse(session, &wanted.id, refusal);
+                None
+            }
         }
-        let table = self.registry.find(&wanted.table, role)?;
-        self.registry.select(table, role, wanted.columns.as_deref())
     }
 
     pub(super) fn refuse(&mut self, session: SessionId, id: &str, refusal: Refusal) {
@@ -139,51 +145,84 @@ impl Feeder {
         self.send(&FromFeeder::SessionError { session, id: Some(id.to_owned()), code, message, hint }, &[]);
     }
 
-    fn add(
+    /// Makes a plan one of the session's subscriptions and answers it; nothing where it is refused after all.
+    pub(super) fn add(
         &mut self,
         session: SessionId,
-        id: &str,
-        columns: Option<Vec<String>>,
-        selection: &Selection,
+        wanted: Rc<Subscription>,
+        plan: &Plan,
         resumed: bool,
-    ) -> ShapeId {
-        let shape = self.shapes.acquire(selection);
+    ) -> Option<ShapeId> {
+        let id = wanted.id.clone();
+        let shape = match self.shape_of(plan) {
+            Ok(shape) => shape,
+            Err(refusal) => {
+                self.refuse(session, &id, refusal);
+                return None;
+            }
+        };
+        let selection = &plan.selection;
         if let Some(s) = self.sessions.get_mut(&session) {
-            let new = Subscribed { shape, table: selection.table, columns, failures: 0 };
-            if let Some(old) = s.subscriptions.insert(id.to_owned(), new) {
+            let new = Subscribed { shape, table: selection.table, wanted, failures: 0 };
+            if let Some(old) = s.subscriptions.insert(id.clone(), new) {
                 self.shapes.release(old.shape);
             }
         }
         let message = FromFeeder::Subscribed {
             session,
-            id: id.to_owned(),
+            id,
             shape,
             table: selection.table_name.clone(),
             key: selection.key_names.clone(),
             columns: selection.columns.clone(),
             resumed,
-            digest: None,
+            digest: plan.digest,
         };
         self.send(&message, &[]);
-        shape
+        Some(shape)
+    }
+
+    /// The shape of a plan; counts one more user.
+    fn shape_of(&mut self, plan: &Plan) -> Result<ShapeId, Refusal> {
+        if let Some(shape) = self.shapes.share(&plan.key) {
+            return Ok(shape);
+        }
+        let kind = match (&plan.key.rows, plan.filter()?) {
+            (WhichRows::Asked { .. }, _) => ShapeKind::Asked(Asked::new(plan.always)),
+            (WhichRows::Predicate(_), Some(filter)) => ShapeKind::Filtered(filter),
+            (WhichRows::Predicate(_), None) => ShapeKind::Whole,
+        };
+        let (reading, identity) = (plan.reading.clone(), plan.identity.clone());
+        Ok(self.shapes.insert(&plan.key, |id| Shape::new(id, &plan.selection, kind, reading, identity)))
     }
 
     /// Hands the snapshot of some subscriptions of a session to a query worker, all under one snapshot.
     pub(super) fn order_snapshot(&mut self, session: SessionId, ids: &[String]) {
-        let Some(s) = self.sessions.get(&session) else { return };
         let (mut names, mut tables) = (Vec::new(), Vec::new());
         for id in ids {
-            let Some(subscribed) = s.subscriptions.get(id) else { continue };
+            let Some(subscribed) = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)) else { continue };
             let Some(shape) = self.shapes.get(subscribed.shape) else { continue };
-            names.push(id.clone());
-            tables.push(JobTable { relation: shape.table.to_u32(), columns: shape.numbers().to_vec() });
+            let loaded = shape.load();
+            let reading = shape.reading.clone();
+            match loaded {
+                Ok(()) => {
+                    names.push(id.clone());
+                    tables.push(reading);
+                }
+                Err(Unsettled::Locked) => self.postpone(session, id),
+                Err(why) => {
+                    let Refusal { code, message, hint } = unsettled(&why);
+                    self.end(session, id, code, message, hint);
+                }
+            }
         }
         if names.is_empty() {
             return;
         }
         self.last_job += 1;
-        let job =
-            SnapshotJob { job: self.last_job, database: self.database.to_u32(), role: s.who.role.to_u32(), tables };
+        let Some(s) = self.sessions.get(&session) else { return };
+        let identity = (*s.identity).clone();
+        let job = SnapshotJob { job: self.last_job, database: self.database.to_u32(), identity, tables };
         let Ok(blob) = serde_json::to_vec(&Job::Snapshot(job)) else { return };
         let signed = rte_core::cursor::sign(&self.key, blob);
         self.send(&FromFeeder::Job { job: self.last_job, session, ids: names }, &[&signed]);
@@ -210,25 +249,18 @@ impl Feeder {
     fn read_again(&mut self, session: SessionId, ids: &[String], why: &Refusal) {
         if why.code == ErrorCode::NotReady {
             // A table was locked. Nothing of the job was sent, so it is done another time.
-            // One by one, so that a table waits for no other.
-            self.postponed.extend(ids.iter().map(|id| (session, vec![id.clone()])));
-            self.postponed_until = Instant::now() + POSTPONED;
+            ids.iter().for_each(|id| self.postpone(session, id));
             return;
         }
         self.registry.invalidate();
         self.refresh_registry();
         let mut again = Vec::new();
         for id in ids {
-            let Some(s) = self.sessions.get_mut(&session) else { return };
-            let role = s.who.role;
-            let Some(subscribed) = s.subscriptions.get_mut(id) else { continue };
-            let (table, columns, failures) = (subscribed.table, subscribed.columns.clone(), subscribed.failures + 1);
-            let selection = self.registry.select(table, role, columns.as_deref());
-            match selection {
-                Ok(selection) if failures < MAX_FAILURES => {
-                    let reason = "snapshot_failed".to_owned();
-                    self.send(&FromFeeder::Resync { session, id: id.clone(), reason }, &[]);
-                    self.add(session, id, columns, &selection, false);
+            let Some(subscribed) = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)) else { continue };
+            let (table, wanted, failures) = (subscribed.table, subscribed.wanted.clone(), subscribed.failures + 1);
+            match self.plan_of(session, table, &wanted) {
+                Ok(plan) if failures < MAX_FAILURES => {
+                    self.replace(session, wanted, &plan, "snapshot_failed");
                     if let Some(s) = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.get_mut(id)) {
                         s.failures = failures;
                     }
@@ -246,6 +278,26 @@ impl Feeder {
         }
     }
 
+    /// Orders a snapshot another time: one by one, so that a table waits for no other.
+    fn postpone(&mut self, session: SessionId, id: &str) {
+        self.postponed.push((session, vec![id.to_owned()]));
+        self.postponed_until = Instant::now() + POSTPONED;
+    }
+
+    /// Replaces the copy of a subscription; its snapshot is to be ordered. Tells whether there is one.
+    fn replace(&mut self, session: SessionId, wanted: Rc<Subscription>, plan: &Plan, reason: &str) -> bool {
+        let id = wanted.id.clone();
+        self.send(&FromFeeder::Resync { session, id: id.clone(), reason: reason.to_owned() }, &[]);
+        if self.add(session, wanted, plan, false).is_some() {
+            return true;
+        }
+        let ended = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.remove(&id));
+        if let Some(ended) = ended {
+            self.shapes.release(ended.shape);
+        }
+        false
+    }
+
     /// Ends a subscription that the client did not end.
     fn end(&mut self, session: SessionId, id: &str, code: ErrorCode, message: String, hint: Option<String>) {
         let ended = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.remove(id));
@@ -257,43 +309,64 @@ impl Feeder {
 
     /// Replaces the copies of all subscriptions of a table, or ends them where they can not be.
     pub(super) fn resynchronise(&mut self, table: Oid, reason: &str) {
-        let of_table = |s: &Session| -> Vec<(String, Option<Vec<String>>)> {
-            s.subscriptions
-                .iter()
-                .filter(|(_, d)| d.table == table)
-                .map(|(id, d)| (id.clone(), d.columns.clone()))
-                .collect()
-        };
-        let affected: Vec<(SessionId, Oid, Vec<_>)> = self
-            .sessions
-            .iter()
-            .map(|(id, s)| (*id, s.who.role, of_table(s)))
-            .filter(|(_, _, d)| !d.is_empty())
-            .collect();
-        self.shapes.retire(table);
-        for (session, role, subscriptions) in affected {
+        self.resynchronise_where(reason, |subscribed| subscribed.table == table);
+    }
+
+    /// Replaces the copies of all subscriptions of a shape, or ends them where they can not be.
+    pub(super) fn resynchronise_shape(&mut self, shape: ShapeId, reason: &str) {
+        self.resynchronise_where(reason, |subscribed| subscribed.shape == shape);
+    }
+
+    fn resynchronise_where(&mut self, reason: &str, which: impl Fn(&Subscribed) -> bool) {
+        let mut affected: Vec<(SessionId, Vec<(Oid, Rc<Subscription>)>)> = Vec::new();
+        let mut shapes: HashSet<ShapeId> = HashSet::new();
+        for (session, s) in &self.sessions {
+            let own: Vec<&Subscribed> = s.subscriptions.values().filter(|d| which(d)).collect();
+            shapes.extend(own.iter().map(|d| d.shape));
+            if !own.is_empty() {
+                affected.push((*session, own.iter().map(|d| (d.table, d.wanted.clone())).collect()));
+            }
+        }
+        // Nobody who subscribes from here on joins what is replaced.
+        shapes.into_iter().for_each(|shape| self.shapes.retire(shape));
+        for (session, subscriptions) in affected {
             let mut ids = Vec::new();
-            for (id, columns) in subscriptions {
-                match self.registry.select(table, role, columns.as_deref()) {
-                    Ok(selection) => {
-                        let reason = reason.to_owned();
-                        self.send(&FromFeeder::Resync { session, id: id.clone(), reason }, &[]);
-                        self.add(session, &id, columns, &selection, false);
-                        ids.push(id);
+            for (table, wanted) in subscriptions {
+                match self.plan_of(session, table, &wanted) {
+                    Ok(plan) => {
+                        if self.replace(session, wanted.clone(), &plan, reason) {
+                            ids.push(wanted.id.clone());
+                        }
                     }
-                    Err(Refusal { code, message, hint }) => self.end(session, &id, code, message, hint),
+                    Err(Refusal { code, message, hint }) => self.end(session, &wanted.id, code, message, hint),
                 }
             }
             self.order_snapshot(session, &ids);
         }
     }
 
-    /// A session acts as somebody else, or with other claims, than before.
-    pub(super) fn identity_changed(&mut self, session: SessionId, before: &Who) {
-        if self.sessions.get(&session).is_some_and(|s| s.who.role != before.role) {
-            self.refresh_registry();
-            self.recheck_access();
+    /// Ends all subscriptions of a shape.
+    pub(super) fn end_shape(&mut self, shape: ShapeId, why: &Refusal) {
+        let mut affected = Vec::new();
+        for (session, s) in &self.sessions {
+            affected
+                .extend(s.subscriptions.iter().filter(|(_, d)| d.shape == shape).map(|(id, _)| (*session, id.clone())));
         }
+        self.shapes.retire(shape);
+        for (session, id) in affected {
+            self.end(session, &id, why.code, why.message.clone(), why.hint.clone());
+        }
+    }
+
+    /// A session acts as somebody else, or with other claims, than before.
+    pub(super) fn identity_changed(&mut self, session: SessionId) {
+        let Some(s) = self.sessions.get(&session) else { return };
+        let identity = self.identity(&s.who);
+        if let Some(s) = self.sessions.get_mut(&session) {
+            s.identity = identity;
+        }
+        self.refresh_registry();
+        self.recheck(|other, _| other == session);
     }
 
     pub(super) fn forget(&mut self, session: SessionId) {
@@ -303,25 +376,75 @@ impl Feeder {
         }
     }
 
-    /// Looks again at what every session may read: grants have changed.
-    pub(super) fn recheck_access(&mut self) {
-        let mut tables: Vec<Oid> = Vec::new();
-        for s in self.sessions.values() {
-            for subscribed in s.subscriptions.values() {
-                let columns = subscribed.columns.as_deref();
-                let numbers =
-                    self.registry.select(subscribed.table, s.who.role, columns).map(|selection| selection.numbers);
-                let same = self
-                    .shapes
-                    .get(subscribed.shape)
-                    .is_some_and(|shape| numbers.as_ref().is_ok_and(|numbers| numbers.as_slice() == shape.numbers()));
-                if !same && !tables.contains(&subscribed.table) {
-                    tables.push(subscribed.table);
-                }
+    /// Looks again at what sessions may read of some tables: access to them has changed. What it did not change for goes
+    /// on undisturbed.
+    pub(super) fn recheck_access(&mut self, tables: &HashSet<Oid>) {
+        self.recheck(|_, subscribed| tables.contains(&subscribed.table));
+    }
+
+    /// Looks again at everything: memberships of roles have changed.
+    pub(super) fn recheck_everything(&mut self) {
+        for (_, s) in &mut self.sessions {
+            let session_user = self.authenticator.as_ref().ok().copied().flatten().map_or(0, |oid| oid.to_u32());
+            if s.identity.session_user != session_user {
+                s.identity = Rc::new(Identity { session_user, ..(*s.identity).clone() });
             }
         }
-        for table in tables {
-            self.resynchronise(table, "access_changed");
+        self.recheck(|_, _| true);
+        let mut bound = Vec::new();
+        for shape in self.shapes.iter_mut() {
+            match &shape.kind {
+                ShapeKind::Asked(_) => shape.uncertain = true,
+                ShapeKind::Filtered(_) => bound.push(shape.id),
+                ShapeKind::Whole => {}
+            }
         }
+        // A predicate that is tied to a role may ask for memberships itself.
+        bound.retain(
+            |id| matches!(self.shapes.key(*id).map(|key| &key.rows), Some(WhichRows::Predicate(p)) if p.role != 0),
+        );
+        bound.into_iter().for_each(|shape| self.resynchronise_shape(shape, "access_changed"));
+    }
+
+    fn recheck(&mut self, which: impl Fn(SessionId, &Subscribed) -> bool) {
+        let mut all = Vec::new();
+        for (session, s) in &self.sessions {
+            let own = s.subscriptions.values().filter(|d| which(*session, d));
+            all.extend(own.map(|d| (*session, d.shape, d.table, d.wanted.clone())));
+        }
+        let mut anew: HashMap<SessionId, Vec<String>> = HashMap::new();
+        for (session, shape, table, wanted) in all {
+            match self.plan_of(session, table, &wanted) {
+                Ok(plan) if self.shapes.key(shape) == Some(&plan.key) => {}
+                Ok(plan) => {
+                    if self.replace(session, wanted.clone(), &plan, "access_changed") {
+                        anew.entry(session).or_default().push(wanted.id.clone());
+                    }
+                }
+                Err(Refusal { code, message, hint }) => self.end(session, &wanted.id, code, message, hint),
+            }
+        }
+        for (session, ids) in anew {
+            self.order_snapshot(session, &ids);
+        }
+    }
+}
+
+/// Why Postgres gave no answer, for clients.
+pub(super) fn unsettled(why: &Unsettled) -> Refusal {
+    match why {
+        Unsettled::Locked => {
+            Refusal::new(ErrorCode::NotReady, "the table is locked for a change of its definition", "")
+        }
+        Unsettled::TooMany => Refusal::new(
+            ErrorCode::PolicyTooCostly,
+            "the policies of the table have to be asked of the database, for more rows than are allowed",
+            "Policies that depend on the row and the claims alone have no such limit; see rte.explain_access().",
+        ),
+        Unsettled::Failed => Refusal::new(
+            ErrorCode::PolicyFailed,
+            "the row-level security of the table cannot be evaluated for this session",
+            "The server's log says why.",
+        ),
     }
 }

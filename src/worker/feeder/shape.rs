@@ -1,17 +1,20 @@
-//! Shapes: what of a table a subscription sees, and how a change looks in it.
+//! A shape: what of a table a subscription sees, and how a change looks in it.
 //!
-//! A change is encoded once per shape, whoever subscribes to it. Invariant: an image is only read with the
-//! definition of its fingerprint; another one makes the shape stale, never a wrong value. Main thread only.
+//! A change is encoded once per shape, whoever subscribes to it. Old and new row decide together: a row enters the shape,
+//! leaves it, or stays. Where a change alone does not tell, its key is *touched*, and Postgres is asked at the end of the
+//! tick ([`super::asked`]). Main thread only.
 
+use super::asked::{Asked, Touched};
 use super::registry::{Definition, Selection};
-use crate::capture::{Image, Mask};
+use super::rows::{Row, Rows, Stale};
+use crate::access::filter::{Filter, Verdict};
+use crate::access::identity::Identity;
+use crate::access::read::Reading;
 use crate::changelog::Op;
-use crate::changelog::reader::Change;
 use crate::compat;
 use crate::encode::{self, ValueEncoder};
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::pg_sys::{Datum, Oid};
 use rte_protocol::bridge::ShapeId;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// A `changes` frame is closed at about this size, so that a client can parse while the rest is on its way.
@@ -26,14 +29,28 @@ pub struct Shape {
     encoders: Vec<ValueEncoder>,
     key: Vec<i16>,
     key_encoders: Vec<ValueEncoder>,
-    definition: Rc<Definition>,
+    pub definition: Rc<Definition>,
+    pub kind: Kind,
+    /// How Postgres is asked for rows, and as whom; equal for all who share the shape, as far as the answer goes.
+    pub reading: Reading,
+    pub identity: Rc<Identity>,
+    /// Keys of which the changes of this tick do not tell enough.
+    pub touched: Touched,
+    /// Whether a truncation or a change of memberships makes all of it uncertain.
+    pub uncertain: bool,
     /// Subscriptions.
     pub users: usize,
 }
 
-/// The row images of a change could not be read with the shape's definition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stale;
+/// How a shape's rows are told from others.
+pub enum Kind {
+    /// Every row.
+    Whole,
+    /// On the row alone.
+    Filtered(Filter),
+    /// Postgres is asked.
+    Asked(Asked),
+}
 
 /// A growing list of `changes` frames of a shape.
 #[derive(Default)]
@@ -70,26 +87,8 @@ impl Frames {
     }
 }
 
-/// Values of an image; the image owns what they point to.
-struct Row {
-    _image: Image,
-    values: Vec<Datum>,
-    nulls: Vec<bool>,
-}
-
-impl Row {
-    /// # Safety
-    /// `desc` has the fingerprint that the bytes were stored with.
-    unsafe fn new(bytes: &[u8], desc: pg_sys::TupleDesc) -> Self {
-        let mut row = Self { _image: Image::new(bytes), values: Vec::new(), nulls: Vec::new() };
-        // SAFETY: the caller's promise. The image's memory stays where it is when the row moves.
-        unsafe { row._image.deform(desc, &mut row.values, &mut row.nulls) };
-        row
-    }
-}
-
 impl Shape {
-    pub fn new(id: ShapeId, selection: &Selection) -> Self {
+    pub fn new(id: ShapeId, selection: &Selection, kind: Kind, reading: Reading, identity: Rc<Identity>) -> Self {
         let encoder = |number: &i16| {
             // SAFETY: numbers are of attributes of this descriptor.
             let a = unsafe { compat::attribute(selection.definition.desc, *number as usize - 1) };
@@ -109,6 +108,11 @@ impl Shape {
             numbers: selection.numbers.clone(),
             key: selection.key.clone(),
             definition: selection.definition.clone(),
+            kind,
+            reading,
+            identity,
+            touched: Touched::default(),
+            uncertain: false,
             users: 0,
         }
     }
@@ -118,73 +122,166 @@ impl Shape {
         &self.numbers
     }
 
+    /// Attribute numbers of the key.
+    pub fn key(&self) -> &[i16] {
+        &self.key
+    }
+
+    /// Whether evaluating the shape may raise an error of its own.
+    pub fn may_fail(&self) -> bool {
+        matches!(self.kind, Kind::Filtered(_))
+    }
+
     /// Appends a change as this shape sees it.
-    pub fn encode(&mut self, change: &Change, frames: &mut Frames) -> Result<(), Stale> {
-        if matches!(change.op, Op::Insert | Op::Update | Op::Delete)
-            && change.fingerprint != self.definition.fingerprint
-        {
-            return Err(Stale);
-        }
-        let desc = self.definition.desc;
-        // SAFETY: the fingerprint was compared.
-        let row = |bytes: &[u8]| unsafe { Row::new(bytes, desc) };
-        match change.op {
-            Op::Insert => {
-                let new = row(&change.new_row);
-                self.insert(frames.next(self.id), &new);
-            }
-            Op::Update => {
-                let mask = Mask::new(&change.mask);
-                if self.key.iter().any(|k| mask.changed(*k)) {
-                    // The row left one key and came to another. The old image holds the key columns that changed.
-                    let (old, new) = (row(&change.old_row), row(&change.new_row));
-                    let key: Vec<(Datum, bool)> = self
-                        .key
-                        .iter()
-                        .map(|k| {
-                            let (from, i) = (if mask.changed(*k) { &old } else { &new }, *k as usize - 1);
-                            (from.values[i], from.nulls[i])
-                        })
-                        .collect();
-                    self.delete(frames.next(self.id), &key);
-                    self.insert(frames.next(self.id), &new);
-                } else if self.numbers.iter().any(|n| mask.changed(*n)) {
-                    let new = row(&change.new_row);
-                    self.update(frames.next(self.id), &new, &mask);
+    pub fn encode(&mut self, rows: &Rows<'_>, frames: &mut Frames) -> Result<(), Stale> {
+        match &mut self.kind {
+            Kind::Whole => self.encode_whole(rows, frames),
+            Kind::Filtered(filter) => {
+                let lacks = |c| rows.lacks(c);
+                if rows.change.op != Op::Truncate && filter.is_blind(&lacks) {
+                    return Err(Stale);
                 }
+                self.encode_filtered(rows, frames);
             }
-            Op::Delete => {
-                let old = row(&change.old_row);
-                let key: Vec<(Datum, bool)> =
-                    self.key.iter().map(|k| (old.values[*k as usize - 1], old.nulls[*k as usize - 1])).collect();
-                self.delete(frames.next(self.id), &key);
-            }
-            Op::Truncate => frames.next(self.id).extend_from_slice(br#"{"op":"truncate"}"#),
-            Op::TruncatePart | Op::Redefined | Op::Access | Op::Gap => {}
+            Kind::Asked(_) => self.touch_rows(rows),
         }
         Ok(())
     }
 
-    fn insert(&mut self, out: &mut Vec<u8>, row: &Row) {
+    fn encode_whole(&mut self, rows: &Rows<'_>, frames: &mut Frames) {
+        match rows.change.op {
+            Op::Insert => self.insert(frames, rows.new_row()),
+            Op::Update if rows.moves(&self.key) => {
+                // The row left one key and came to another.
+                self.delete(frames, &self.old_key(rows));
+                self.insert(frames, rows.new_row());
+            }
+            Op::Update => self.update(frames, rows),
+            Op::Delete => self.delete(frames, &self.old_key(rows)),
+            Op::Truncate => frames.next(self.id).extend_from_slice(br#"{"op":"truncate"}"#),
+            Op::TruncatePart | Op::Redefined | Op::Access | Op::Read | Op::Gap => {}
+        }
+    }
+
+    fn encode_filtered(&mut self, rows: &Rows<'_>, frames: &mut Frames) {
+        let Kind::Filtered(filter) = &mut self.kind else { return };
+        let lacks = |c| rows.lacks(c);
+        // SAFETY: rows of the definition that the filter was made for: their fingerprint was compared.
+        let (old, new) = unsafe {
+            let old = matches!(rows.change.op, Op::Update | Op::Delete).then(|| {
+                let (values, nulls) = rows.old_row();
+                filter.verdict(values, nulls, &lacks)
+            });
+            let new = matches!(rows.change.op, Op::Insert | Op::Update).then(|| {
+                let row = rows.new_row();
+                filter.verdict(&row.values, &row.nulls, &lacks)
+            });
+            (old, new)
+        };
+        // Who may see a row that is gone may know that it is.
+        let was_in = old.is_some_and(|v| v != Verdict::Out);
+        match (rows.change.op, new) {
+            (Op::Truncate, _) => frames.next(self.id).extend_from_slice(br#"{"op":"truncate"}"#),
+            (Op::Delete, _) if was_in => self.delete(frames, &self.old_key(rows)),
+            (Op::Insert, Some(Verdict::In)) => self.insert(frames, rows.new_row()),
+            (Op::Update, Some(new)) if rows.moves(&self.key) => {
+                if was_in {
+                    self.delete(frames, &self.old_key(rows));
+                }
+                if new == Verdict::In {
+                    self.insert(frames, rows.new_row());
+                }
+            }
+            (Op::Update, Some(new)) => match (old.unwrap_or(Verdict::Out), new) {
+                (Verdict::Out, Verdict::Out) => {}
+                (Verdict::In, Verdict::In) => self.update(frames, rows),
+                (Verdict::In, Verdict::Out) => self.delete(frames, &self.old_key(rows)),
+                (Verdict::Out, Verdict::In) if !self.numbers.iter().any(|n| rows.lacks(*n)) => {
+                    self.insert(frames, rows.new_row());
+                }
+                // It enters with values that the change does not hold, or only they would tell.
+                _ => self.touch(&self.new_key(rows), was_in),
+            },
+            _ => {}
+        }
+    }
+
+    /// Notes the keys that a change concerns.
+    fn touch_rows(&mut self, rows: &Rows<'_>) {
+        match rows.change.op {
+            Op::Insert => self.touch(&self.new_key(rows), false),
+            Op::Update => {
+                if rows.moves(&self.key) {
+                    self.touch(&self.old_key(rows), false);
+                }
+                self.touch(&self.new_key(rows), false);
+            }
+            Op::Delete => self.touch(&self.old_key(rows), false),
+            Op::Truncate | Op::TruncatePart => self.uncertain = true,
+            Op::Redefined | Op::Access | Op::Read | Op::Gap => {}
+        }
+    }
+
+    fn touch(&mut self, key: &[Option<Datum>], had: bool) {
+        let mut json = Vec::new();
+        self.append_key(&mut json, key);
+        self.touched.add(json, key, had, &self.key, self.definition.desc);
+    }
+
+    fn new_key(&self, rows: &Rows<'_>) -> Vec<Option<Datum>> {
+        self.key.iter().map(|k| rows.new_row().get(*k)).collect()
+    }
+
+    fn old_key(&self, rows: &Rows<'_>) -> Vec<Option<Datum>> {
+        self.key.iter().map(|k| rows.old_value(*k)).collect()
+    }
+
+    fn insert(&mut self, frames: &mut Frames, row: &Row) {
+        let out = frames.next(self.id);
         out.extend_from_slice(br#"{"op":"insert","row":["#);
         for (place, (number, encoder)) in self.numbers.iter().zip(&mut self.encoders).enumerate() {
             if place > 0 {
                 out.push(b',');
             }
-            value(out, encoder, row, *number);
+            append(out, encoder, row.get(*number));
         }
         out.extend_from_slice(b"]}");
     }
 
-    fn update(&mut self, out: &mut Vec<u8>, row: &Row, mask: &Mask<'_>) {
+    /// The JSON of a row, given as the shape's columns.
+    pub fn row(&mut self, values: &[Option<Datum>]) -> Vec<u8> {
+        let mut out = vec![b'['];
+        for (place, (value, encoder)) in values.iter().zip(&mut self.encoders).enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            append(&mut out, encoder, *value);
+        }
+        out.push(b']');
+        out
+    }
+
+    /// Appends an insert of a row in JSON.
+    pub fn put(&self, frames: &mut Frames, row: &[u8]) {
+        let out = frames.next(self.id);
+        out.extend_from_slice(br#"{"op":"insert","row":"#);
+        out.extend_from_slice(row);
+        out.push(b'}');
+    }
+
+    /// Appends an update, where it changed something that the shape has.
+    fn update(&mut self, frames: &mut Frames, rows: &Rows<'_>) {
+        if !self.numbers.iter().any(|n| rows.mask.changed(*n)) {
+            return;
+        }
+        let key = self.new_key(rows);
+        let out = frames.next(self.id);
         out.extend_from_slice(br#"{"op":"update","key":"#);
-        let key: Vec<(Datum, bool)> =
-            self.key.iter().map(|k| (row.values[*k as usize - 1], row.nulls[*k as usize - 1])).collect();
         self.append_key(out, &key);
         out.extend_from_slice(br#","set":{"#);
         let mut first = true;
         for (place, (number, encoder)) in self.numbers.iter().zip(&mut self.encoders).enumerate() {
-            if !mask.changed(*number) {
+            if !rows.mask.changed(*number) {
                 continue;
             }
             if !first {
@@ -193,117 +290,42 @@ impl Shape {
             first = false;
             out.extend_from_slice(&self.names[place]);
             out.push(b':');
-            value(out, encoder, row, *number);
+            append(out, encoder, rows.new_row().get(*number));
         }
         out.extend_from_slice(b"}}");
     }
 
-    fn delete(&mut self, out: &mut Vec<u8>, key: &[(Datum, bool)]) {
+    fn delete(&mut self, frames: &mut Frames, key: &[Option<Datum>]) {
+        let mut json = Vec::new();
+        self.append_key(&mut json, key);
+        self.remove(frames, &json);
+    }
+
+    /// Appends a delete of a key in JSON.
+    pub fn remove(&self, frames: &mut Frames, key: &[u8]) {
+        let out = frames.next(self.id);
         out.extend_from_slice(br#"{"op":"delete","key":"#);
-        self.append_key(out, key);
+        out.extend_from_slice(key);
         out.push(b'}');
     }
 
-    fn append_key(&mut self, out: &mut Vec<u8>, key: &[(Datum, bool)]) {
+    /// Appends a key as JSON.
+    pub fn append_key(&mut self, out: &mut Vec<u8>, key: &[Option<Datum>]) {
         out.push(b'[');
-        for (place, ((datum, null), encoder)) in key.iter().zip(&mut self.key_encoders).enumerate() {
+        for (place, (value, encoder)) in key.iter().zip(&mut self.key_encoders).enumerate() {
             if place > 0 {
                 out.push(b',');
             }
-            if *null {
-                encode::append_null(out);
-            } else {
-                // SAFETY: a value of the encoder's type.
-                unsafe { encoder.append(out, *datum) };
-            }
+            append(out, encoder, *value);
         }
         out.push(b']');
     }
 }
 
-fn value(out: &mut Vec<u8>, encoder: &mut ValueEncoder, row: &Row, number: i16) {
-    let i = number as usize - 1;
-    if row.nulls[i] {
-        encode::append_null(out);
-    } else {
+fn append(out: &mut Vec<u8>, encoder: &mut ValueEncoder, value: Option<Datum>) {
+    match value {
+        None => encode::append_null(out),
         // SAFETY: a value of the encoder's type.
-        unsafe { encoder.append(out, row.values[i]) };
-    }
-}
-
-/// The shapes that somebody subscribes to.
-#[derive(Default)]
-pub struct Shapes {
-    all: HashMap<ShapeId, Shape>,
-    by_columns: HashMap<(Oid, Vec<i16>), ShapeId>,
-    by_table: HashMap<Oid, Vec<ShapeId>>,
-    last: ShapeId,
-}
-
-impl Shapes {
-    /// The shape of a selection, made where nobody has it yet; counts one more user.
-    pub fn acquire(&mut self, selection: &Selection) -> ShapeId {
-        let by = (selection.table, selection.numbers.clone());
-        let id = *self.by_columns.entry(by).or_insert_with(|| {
-            self.last += 1;
-            self.all.insert(self.last, Shape::new(self.last, selection));
-            self.by_table.entry(selection.table).or_default().push(self.last);
-            self.last
-        });
-        if let Some(shape) = self.all.get_mut(&id) {
-            shape.users += 1;
-        }
-        id
-    }
-
-    /// One user less; a shape without users is forgotten.
-    pub fn release(&mut self, id: ShapeId) {
-        let Some(shape) = self.all.get_mut(&id) else { return };
-        shape.users = shape.users.saturating_sub(1);
-        if shape.users == 0 {
-            self.forget(id);
-        }
-    }
-
-    /// Makes sure that no later subscription joins the shapes of a table: it was redefined.
-    pub fn retire(&mut self, table: Oid) -> Vec<ShapeId> {
-        let ids = self.by_table.remove(&table).unwrap_or_default();
-        for id in &ids {
-            self.forget(*id);
-        }
-        ids
-    }
-
-    fn forget(&mut self, id: ShapeId) {
-        let Some(shape) = self.all.remove(&id) else { return };
-        let by = (shape.table, shape.numbers);
-        if self.by_columns.get(&by) == Some(&id) {
-            self.by_columns.remove(&by);
-        }
-        if let Some(ids) = self.by_table.get_mut(&shape.table) {
-            ids.retain(|other| *other != id);
-        }
-    }
-
-    pub fn get(&mut self, id: ShapeId) -> Option<&mut Shape> {
-        self.all.get_mut(&id)
-    }
-
-    /// Takes a shape out to be encoded with; [`Shapes::put_back`] follows.
-    pub fn take(&mut self, id: ShapeId) -> Option<Shape> {
-        self.all.remove(&id)
-    }
-
-    pub fn put_back(&mut self, shape: Shape) {
-        self.all.insert(shape.id, shape);
-    }
-
-    pub fn of_table(&self, table: Oid) -> &[ShapeId] {
-        self.by_table.get(&table).map_or(&[], Vec::as_slice)
-    }
-
-    pub fn clear(&mut self) {
-        let last = self.last;
-        *self = Self { last, ..Self::default() };
+        Some(value) => unsafe { encoder.append(out, value) },
     }
 }

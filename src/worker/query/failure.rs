@@ -1,6 +1,7 @@
 //! How a job fails, in the words that a client may read: nothing of a row, and nothing that tells a table that
 //! is not there from one that the role may not read.
 
+use crate::attempt;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use rte_protocol::bridge::{FromWorker, JobId};
@@ -37,7 +38,7 @@ impl Failure {
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
         let code = report.sql_error_code();
-        log(code, report.message());
+        attempt::log("could not read a snapshot", error);
         match code {
             PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
             | PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME
@@ -69,26 +70,4 @@ impl Failure {
             hint: self.hint.map(str::to_owned),
         }
     }
-}
-
-/// Errors about data (`22…`, `23…`), and those that functions of users raise (`P0…`, or codes of their own),
-/// may quote a row, so only their code is logged.
-fn log(code: PgSqlErrorCode, message: &str) {
-    let state = sqlstate(code);
-    let quotes_no_row = matches!(&state[..2], "25" | "40" | "42" | "53" | "54" | "55" | "57" | "58" | "XX");
-    ereport!(
-        PgLogLevel::LOG,
-        code,
-        if quotes_no_row {
-            format!("could not read a snapshot: {message}")
-        } else {
-            format!("could not read a snapshot: error {state}")
-        }
-    );
-}
-
-/// Postgres packs five characters of six bits.
-fn sqlstate(code: PgSqlErrorCode) -> String {
-    let packed = code as u32;
-    (0..5).map(|i| char::from((packed >> (6 * i) & 0x3f) as u8 + b'0')).collect()
 }

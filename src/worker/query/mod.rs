@@ -10,7 +10,6 @@ mod failure;
 mod link;
 mod rows;
 mod snapshot;
-mod table;
 mod wait;
 
 use crate::job::Job;

@@ -3,13 +3,12 @@
 use super::failure::Failure;
 use super::link::{Link, LinkError};
 use super::rows::{Receiver, Stop};
-use super::table::Query;
 use super::{Outcome, abort};
+use crate::access::read::NotReadable;
 use crate::job::SnapshotJob;
 use crate::worker::process;
-use crate::{compat, snapshot};
+use crate::{access, snapshot};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use rte_protocol::bridge::{FromWorker, JobId};
 
 /// Why a job did not come to its end, while its transaction is still open.
@@ -21,6 +20,15 @@ enum Interrupted {
 impl From<Failure> for Interrupted {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
+    }
+}
+
+impl From<NotReadable> for Interrupted {
+    fn from(why: NotReadable) -> Self {
+        Self::Failed(match why {
+            NotReadable::Table => Failure::unknown_table(),
+            NotReadable::Column => Failure::unknown_column(),
+        })
     }
 }
 
@@ -38,7 +46,7 @@ impl From<LinkError> for Interrupted {
 
 /// Reads the job's tables and sends their rows. Postgres' errors are raised.
 pub(super) fn run(link: &mut Link, job: JobId, work: &SnapshotJob) -> Outcome {
-    if let Err(failure) = process::transaction(|_| check_role(pg_sys::Oid::from(work.role))) {
+    if let Err(failure) = process::transaction(|_| check_role(work.identity.role())) {
         return Outcome::Failed(failure);
     }
     match read(link, job, work) {
@@ -69,32 +77,13 @@ fn begin(work: &SnapshotJob) -> Result<(), Failure> {
         pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as i32;
         pg_sys::XactReadOnly = true;
         for table in &work.tables {
-            if !lock(pg_sys::Oid::from(table.relation)) {
+            if !access::read::lock(pg_sys::Oid::from(table.relation)) {
                 return Err(Failure::not_ready());
             }
         }
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
     Ok(())
-}
-
-/// Locks a table and its partitions; `false` where that would have to wait. The lock is kept until the transaction ends.
-///
-/// # Safety
-/// In a transaction.
-unsafe fn lock(table: pg_sys::Oid) -> bool {
-    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: the caller's promise; the list's elements are oids. Its other partitions stay while the root is locked.
-    unsafe {
-        if !pg_sys::ConditionalLockRelationOid(table, mode) {
-            return false;
-        }
-        if pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
-            return true;
-        }
-        let all = compat::find_all_inheritors(table, pg_sys::NoLock as pg_sys::LOCKMODE, core::ptr::null_mut());
-        (0..compat::list_length(all)).all(|i| pg_sys::ConditionalLockRelationOid(pg_sys::list_nth_oid(all, i), mode))
-    }
 }
 
 fn commit() {
@@ -111,14 +100,14 @@ fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupt
     // SAFETY: the transaction's snapshot, an MVCC one; during recovery no job is handed out.
     let taken = unsafe { snapshot::copy(pg_sys::GetActiveSnapshot()) };
     link.send(&FromWorker::Begin { job, snapshot: taken.to_string() }, &[])?;
-    let own = act_as(pg_sys::Oid::from(work.role));
     for (index, table) in work.tables.iter().enumerate() {
-        let query = Query::of(table)?;
+        let prepared = table.prepare(None)?;
         #[allow(clippy::cast_possible_truncation, reason = "a job of 1 MiB has fewer tables")]
-        select(link, job, index as u32, &query)?;
+        let mut receiver = Receiver::new(link, job, index as u32, prepared.total);
+        // SAFETY: the receiver stays where it is during the call.
+        unsafe { prepared.run(&work.identity, receiver.as_dest()) };
+        receiver.finish()?;
     }
-    // An abort would do that by itself, a commit does not.
-    own.restore();
     Ok(())
 }
 
@@ -132,45 +121,4 @@ fn check_role(role: pg_sys::Oid) -> Result<(), Failure> {
         (true, true) => Err(Failure::forbidden("the session's role is a superuser")),
         (true, false) => Ok(()),
     }
-}
-
-/// Who this process was.
-struct Identity(pg_sys::Oid, i32);
-
-impl Identity {
-    fn restore(self) {
-        // SAFETY: as it was before.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) };
-    }
-}
-
-/// From here on, privileges and policies are the role's, until the identity is restored or the transaction aborts.
-fn act_as(role: pg_sys::Oid) -> Identity {
-    let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
-    let mut own = Identity(pg_sys::Oid::INVALID, 0);
-    // SAFETY: inside a transaction, whose abort restores the identity that it began with.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&raw mut own.0, &raw mut own.1);
-        pg_sys::SetUserIdAndSecContext(role, restricted as i32);
-    }
-    own
-}
-
-/// Runs a query and streams its rows.
-fn select(link: &mut Link, job: JobId, index: u32, query: &Query) -> Result<(), Interrupted> {
-    let mut receiver = Receiver::new(link, job, index, query.total);
-    // SAFETY: the SQL is a C string made of quoted names; the receiver stays where it is during the call.
-    let result = unsafe {
-        pg_sys::SPI_connect();
-        let mut options = pg_sys::SPIExecuteOptions { read_only: true, ..Default::default() };
-        options.dest = receiver.as_dest();
-        let result = pg_sys::SPI_execute_extended(query.sql.as_ptr(), &options);
-        pg_sys::SPI_finish();
-        result
-    };
-    if result != pg_sys::SPI_OK_SELECT as i32 {
-        ereport!(ERROR, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("SPI_execute_extended returned {result}"));
-    }
-    receiver.finish()?;
-    Ok(())
 }
