@@ -9,6 +9,7 @@ pub mod client;
 mod cluster;
 mod compare;
 mod crowd;
+pub mod expression;
 mod home;
 mod http;
 mod json;

@@ -97,7 +97,8 @@ impl Check<'_> {
                 NodeTag::T_CollateExpr => {
                     let collate = node.cast::<pg_sys::CollateExpr>();
                     if !types::is_built_in((*collate).collOid) {
-                        return Err(self.refuse(node, NO_COLLATION, ""));
+                        // At the place where the analyser says that there is none.
+                        return Err(self.client.refuse((*collate).location, NO_COLLATION, ""));
                     }
                     self.node((&raw mut (*collate).arg).cast())
                 }
