@@ -152,6 +152,13 @@ pub fn is_registered(oid: Oid) -> bool {
     found
 }
 
+/// Whether a table is in `rte.policy_table`. Needs no privilege: read below SQL.
+pub fn is_policy_table(oid: Oid) -> bool {
+    let mut found = false;
+    for_each_row("policy_table", |values, _| found |= Oid::from(values[0].value() as u32) == oid);
+    found
+}
+
 /// The topmost table of the partition tree that an open table is in; itself where it is in none.
 ///
 /// # Safety

@@ -148,12 +148,14 @@ pub fn mark(relation: Oid, op: Op) {
     append(relation, 0, op, cid, None, None, None);
 }
 
-/// Marks, once in a transaction, that a table which policies read was changed.
+/// Marks, once in a transaction, that a table was changed which policies read.
 pub fn mark_read(relation: Oid) {
+    let marked = CURRENT.with_borrow(|t| t.xid != 0 && t.marked.contains(&relation));
+    // Whoever may create triggers can put ours on any table of theirs.
+    if marked || !relation::is_policy_table(relation) {
+        return;
+    }
     CURRENT.with_borrow_mut(|t| {
-        if t.xid != 0 && t.marked.contains(&relation) {
-            return;
-        }
         t.begin();
         // SAFETY: in a transaction.
         let cid = unsafe { pg_sys::GetCurrentCommandId(true) };
