@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::client::Client;
+use crate::client::{Client, Closed};
 use crate::home::{as_postgres, bin, free_port, initdb, make_dir, run, template};
 use crate::process::{self, Signal};
 use crate::sql::{Door, Sql};
@@ -30,6 +30,7 @@ pub struct Builder {
     conf: Vec<(String, String)>,
     preload: bool,
     fresh: bool,
+    tokens: bool,
 }
 
 /// A running or stopped server.
@@ -53,6 +54,14 @@ impl Builder {
     pub fn without_preload(mut self) -> Self {
         self.preload = false;
         self
+    }
+
+    /// With tokens of [`crate::SECRET`] and the role `authenticator`, which may be `web_anon`; further roles have to be
+    /// granted to it.
+    #[must_use]
+    pub fn tokens(mut self) -> Self {
+        self.tokens = true;
+        self.conf("rte.jwt_secret", crate::SECRET).conf("rte.authenticator_role", "authenticator")
     }
 
     /// With a system identifier of its own: clusters are copies of one template otherwise.
@@ -119,8 +128,12 @@ impl Builder {
     #[must_use]
     #[track_caller]
     pub fn ready(self) -> Cluster {
+        let tokens = self.tokens;
         let cluster = self.start();
         cluster.sql().prepare_database();
+        if tokens {
+            cluster.sql().run("CREATE ROLE authenticator LOGIN NOINHERIT; GRANT web_anon TO authenticator");
+        }
         cluster.wait_healthy();
         cluster
     }
@@ -129,7 +142,7 @@ impl Builder {
 impl Cluster {
     #[must_use]
     pub fn builder() -> Builder {
-        Builder { conf: Vec::new(), preload: true, fresh: false }
+        Builder { conf: Vec::new(), preload: true, fresh: false, tokens: false }
     }
 
     /// A cluster as most tests want it: [`Builder::ready`].
@@ -316,6 +329,30 @@ impl Cluster {
     #[track_caller]
     pub fn client(&self, name: &str) -> Client {
         Client::connect(self.rte_port, name)
+    }
+
+    /// A client that is connected with a token.
+    #[must_use]
+    #[track_caller]
+    pub fn client_with(&self, name: &str, token: &str) -> Client {
+        match self.knock(name, token) {
+            Ok(client) => client,
+            Err((client, closed)) => panic!("{name}: not welcome: {closed:?}, errors {:?}", client.errors),
+        }
+    }
+
+    /// The same, but to be refused is an answer: the client with its errors, and how it was closed.
+    ///
+    /// # Errors
+    /// The client that was refused.
+    #[allow(clippy::result_large_err, reason = "both are for a test to look at")]
+    pub fn knock(&self, name: &str, token: &str) -> Result<Client, (Client, Closed)> {
+        let mut client = Client::new(self.rte_port, name);
+        client.options.token = Some(token.to_owned());
+        match client.try_join() {
+            Ok(()) => Ok(client),
+            Err(closed) => Err((client, closed)),
+        }
     }
 
     /// A client that holds these tables and the barrier's, live. Ids are the tables' names as given.

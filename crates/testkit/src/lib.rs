@@ -17,6 +17,7 @@ mod load;
 mod process;
 mod settings;
 mod sql;
+mod token;
 mod wait;
 
 pub use client::{Client, ClientOptions, Closed, Copy, Counts, Failure, Row, Silent, State, Step, Subscription, Watch};
@@ -29,6 +30,7 @@ pub use load::{Pgbench, TPCB_TABLES, Tellers, TpcbSums};
 pub use process::{Signal, alive, children, kill, rss_kb, with_cwd};
 pub use settings::{Dice, rounds, seconds, seed};
 pub use sql::{Door, Sql};
+pub use token::{SECRET, TokenKey, token, token_of, unix_now};
 pub use wait::{patience, wait_until, within};
 
 /// Held by tests that measure a time or fill the machine, so that those of one file run one by one.

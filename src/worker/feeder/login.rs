@@ -271,6 +271,11 @@ impl Feeder {
             if token.len() > MAX_TOKEN {
                 return Err(self.not_accepted(caller, AuthError::TooLong.into()));
             }
+            // The function is called as the authenticator, or not at all.
+            if let Ok(None) = role::authenticator() {
+                self.logins.note(caller, &RoleError::NoAuthenticator.to_string());
+                return Err(NotLetIn::of_role(&RoleError::NoAuthenticator, false));
+            }
             return Ok(Verdict::Ask(token));
         }
         match token::verify(&token, unix_now()) {

@@ -1,5 +1,6 @@
 //! The connection to the gateway: frames in and out over a Unix socket that never blocks.
 
+use super::timeout::Pause;
 use super::wait::wait_in_job;
 use crate::guc;
 use crate::worker::socket::connect_nonblocking;
@@ -121,6 +122,7 @@ impl Link {
     /// Sends a frame, waiting where the gateway does not keep up, but only for as long as it takes a byte now
     /// and then. Interrupts of this process are raised as errors.
     pub(super) fn send<T: Serialize>(&mut self, head: &T, body: &[u8]) -> Result<(), LinkError> {
+        let _clock = Pause::begin();
         self.outbox.drain(..self.sent);
         self.sent = 0;
         frame::write(&mut self.outbox, head, &[body])?;

@@ -1,4 +1,5 @@
-//! The query worker: reads snapshots for clients, as their role, in one short transaction per job.
+//! The query worker: reads snapshots for clients, as their role, and asks the SQL hook whose a token is, in one short
+//! transaction per job. It is connected as `rte.authenticator_role`, where that is set.
 //!
 //! Decides which rows Postgres shows to a role, by asking Postgres, and whether a job is one that the
 //! feeder made. Leaves to the feeder what a job contains, and to the gateway who gets the rows. The gateway is
@@ -6,10 +7,12 @@
 //! Main thread of its own process; ends after an idle time-out, by SIGTERM, or with the postmaster.
 
 mod accept;
+mod authenticate;
 mod failure;
 mod link;
 mod rows;
 mod snapshot;
+mod timeout;
 mod wait;
 
 use crate::job::Job;
@@ -169,6 +172,8 @@ fn serve(link: &mut Link, mut until: Instant) -> (bool, End) {
 /// How a job ended. Its transaction is over in any case.
 enum Outcome {
     Done,
+    /// The answer to a question, signed.
+    Answered(Vec<u8>),
     Cancelled,
     Failed(Failure),
     Lost(LinkError),
@@ -184,10 +189,11 @@ fn work(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), LinkError> {
     // A table that somebody holds locked must not hold the snapshot for longer than a slow client may.
     let stall = CString::new(guc::stall_timeout_ms().to_string()).unwrap_or_default();
     set(c"lock_timeout", &stall);
-    wait::report_running();
+    wait::report_running(c"whagons_rte: snapshot");
+    timeout::start();
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| match accept::accept(job, blob) {
         Ok((Job::Snapshot(work), _)) => snapshot::run(link, job, &work),
-        Ok((Job::Authenticate(_), _)) => Outcome::Failed(Failure::forbidden("tokens cannot be looked up yet")),
+        Ok((Job::Authenticate(work), key)) => authenticate::run(&work, &key),
         Err(Refused::Failed(failure)) => Outcome::Failed(failure),
         Err(Refused::Outdated) => Outcome::Lost(LinkError::Outdated),
     }))
@@ -197,8 +203,10 @@ fn work(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), LinkError> {
         Outcome::Failed(Failure::of(&error))
     })
     .execute();
+    timeout::stop();
     wait::report_idle();
     match outcome {
+        Outcome::Answered(answer) => link.send(&FromWorker::Answer { job }, &answer),
         Outcome::Done | Outcome::Cancelled => link.send(&FromWorker::End { job }, &[]),
         Outcome::Failed(failure) => link.send(&failure.message(job), &[]),
         Outcome::Lost(lost) => Err(lost),

@@ -3,6 +3,7 @@
 
 use crate::worker::process;
 use pgrx::pg_sys;
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 
 /// What ended a wait.
@@ -47,10 +48,10 @@ pub(super) fn report_idle() {
     }
 }
 
-pub(super) fn report_running() {
+pub(super) fn report_running(what: &CStr) {
     // SAFETY: copies the C string.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
-        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, c"whagons_rte: snapshot".as_ptr());
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, what.as_ptr());
     }
 }
