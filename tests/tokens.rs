@@ -454,3 +454,40 @@ fn a_session_outlives_neither_its_token_nor_its_feeder() {
     let closed = wait_until("an answer", || client.try_join().err().filter(|closed| closed.code == Some(4401)));
     assert_eq!(closed.code, Some(4401), "a cursor is no token");
 }
+
+#[test]
+fn the_gateway_does_not_hold_the_secret() {
+    let (cluster, mut sql) = cluster(&[]);
+    assert!(cluster.knock("c", &token("reader")).is_ok());
+    assert_eq!(copies(cluster.worker("gateway"), SECRET.as_bytes()), 0);
+    // The search finds it where it is.
+    assert_ne!(copies(cluster.worker("feeder"), SECRET.as_bytes()), 0);
+    // Another secret, and a gateway that is started after it was set.
+    let other = "of-a-later-day-7Zq1Xw9Rv3Kc5Lm2-Tb8Yh4";
+    cluster.conf("rte.jwt_secret", other);
+    cluster.reload();
+    let later = TokenKey::Secret(other.into()).sign(None, &json!({"role": "reader"}));
+    wait_until("the later secret to count", || cluster.knock("c", &later).ok());
+    let gateway = cluster.worker("gateway");
+    sql.run(&format!("SELECT pg_terminate_backend({})", cluster.worker("launcher")));
+    wait_until("another gateway", || (cluster.worker("gateway") != gateway && cluster.healthy()).then_some(()));
+    let gateway = cluster.worker("gateway");
+    assert_eq!(copies(gateway, other.as_bytes()) + copies(gateway, SECRET.as_bytes()), 0);
+}
+
+/// How often bytes occur in the private memory of a process.
+fn copies(pid: i32, bytes: &[u8]) -> usize {
+    use std::os::unix::fs::FileExt as _;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("the right to look at our own server's memory");
+    let mut found = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+        let [start, end] = [range.0, range.1].map(|text| u64::from_str_radix(text, 16).expect("an address"));
+        let mut content = vec![0; (end - start) as usize];
+        if memory.read_at(&mut content, start).is_ok() {
+            found += content.windows(bytes.len()).filter(|window| *window == bytes).count();
+        }
+    }
+    found
+}

@@ -5,6 +5,7 @@
 //! that the postmaster does not know.
 
 use super::control::{Control, Said};
+use super::forget::forget_secrets;
 use crate::shmem::{self, Kind, State};
 use crate::{compat, guc};
 use pgrx::pg_sys::{self, Oid};
@@ -151,6 +152,7 @@ unsafe fn become_gateway(control: UnixStream, config: GatewayConfig) -> ! {
         pg_sys::dsm_detach_all();
         compat::PGSharedMemoryDetach();
         pg_sys::MyProc = std::ptr::null_mut();
+        forget_secrets();
         close_all_but(control.as_raw_fd());
         silence();
 

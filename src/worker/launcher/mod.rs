@@ -5,6 +5,7 @@
 
 mod child;
 mod control;
+mod forget;
 mod sandbox;
 
 use super::process::{self, Terminate};
