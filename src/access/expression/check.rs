@@ -4,7 +4,7 @@
 
 use super::failure::{NO_COLLATION, Stage};
 use super::raw::Literal;
-use super::{Client, MAX_COSTLY, names, params, types};
+use super::{Client, MAX_COSTLY, MAX_COSTLY_BYTES, names, params, types};
 use crate::access::node::{each, is};
 use crate::compat;
 use crate::refusal::Refusal;
@@ -18,7 +18,7 @@ use std::ffi::CStr;
 /// `tree` is an analysed expression that nothing else refers to.
 pub(super) unsafe fn check(client: &Client, literals: &[Literal], tree: *mut *mut Node) -> Result<(), Refusal> {
     // SAFETY: the caller's promise.
-    unsafe { Check { client, literals, costly: 0 }.node(tree) }
+    unsafe { Check { client, literals, costly: 0, costly_bytes: 0, bytes: 0 }.node(tree) }
 }
 
 struct Check<'a> {
@@ -26,6 +26,10 @@ struct Check<'a> {
     literals: &'a [Literal],
     /// Uses of costly functions.
     costly: u64,
+    /// Bytes of the constants below them.
+    costly_bytes: u64,
+    /// Bytes of all constants so far.
+    bytes: u64,
 }
 
 type Verdict = Result<(), Refusal>;
@@ -69,19 +73,21 @@ impl Check<'_> {
                 NodeTag::T_BoolExpr => self.list((*node.cast::<pg_sys::BoolExpr>()).args),
                 NodeTag::T_OpExpr | NodeTag::T_DistinctExpr | NodeTag::T_NullIfExpr => {
                     let op = node.cast::<OpExpr>();
+                    let before = self.bytes;
                     self.list((*op).args)?;
-                    self.function(pg_sys::get_opcode((*op).opno), 1, node).map(drop)
+                    self.function(pg_sys::get_opcode((*op).opno), 1, before, node).map(drop)
                 }
                 NodeTag::T_ScalarArrayOpExpr => {
                     let op = node.cast::<pg_sys::ScalarArrayOpExpr>();
+                    let before = self.bytes;
                     self.list((*op).args)?;
                     let times = elements(pg_sys::list_nth((*op).args, 1).cast());
-                    self.function(pg_sys::get_opcode((*op).opno), times, node).map(drop)
+                    self.function(pg_sys::get_opcode((*op).opno), times, before, node).map(drop)
                 }
                 NodeTag::T_RowCompareExpr => {
                     let row = node.cast::<pg_sys::RowCompareExpr>();
                     for i in 0..compat::list_length((*row).opnos) {
-                        self.function(pg_sys::get_opcode(pg_sys::list_nth_oid((*row).opnos, i)), 1, node)?;
+                        self.function(pg_sys::get_opcode(pg_sys::list_nth_oid((*row).opnos, i)), 1, self.bytes, node)?;
                     }
                     self.list((*row).largs)?;
                     self.list((*row).rargs)
@@ -152,6 +158,7 @@ impl Check<'_> {
                     .map_err(|why| self.client.refuse(literal.location, format!("the literal {why}"), ""))?;
             }
             self.client.stage.set(Stage::Analysing);
+            self.bytes += size((*slot).cast());
             Ok(())
         }
     }
@@ -168,6 +175,7 @@ impl Check<'_> {
             if !types::allowed((*constant).consttype) {
                 return Err(self.refuse(*slot, "a value is of a type that where may not use", ""));
             }
+            self.bytes += size(constant);
             Ok(())
         }
     }
@@ -176,11 +184,13 @@ impl Check<'_> {
         // SAFETY: the parts of a FuncExpr.
         unsafe {
             let node = call.cast::<Node>();
+            let before = self.bytes;
             self.list((*call).args)?;
             if (*call).funcretset || (*call).funcvariadic {
                 return Err(self.refuse(node, "this function may not be used in where", ""));
             }
-            let function = self.function((*call).funcid, u64::from(compat::list_length((*call).args) > 1), node)?;
+            let function =
+                self.function((*call).funcid, u64::from(compat::list_length((*call).args) > 1), before, node)?;
             match function.name.as_str() {
                 "timezone" => self.zone(pg_sys::list_nth((*call).args, 0).cast()),
                 // With an empty escape it doubles backslashes, and nested ones would grow without bound.
@@ -251,8 +261,8 @@ impl Check<'_> {
         }
     }
 
-    /// Allows a function that `node` calls so many times for a row.
-    unsafe fn function(&mut self, oid: Oid, times: u64, node: *mut Node) -> Result<Function, Refusal> {
+    /// Allows a function that `node` calls so many times for a row; `before`: the bytes of constants before its arguments.
+    unsafe fn function(&mut self, oid: Oid, times: u64, before: u64, node: *mut Node) -> Result<Function, Refusal> {
         // SAFETY: the caller's promise.
         unsafe {
             let Some(function) = Function::load(oid).filter(|f| f.plain && types::is_built_in(oid)) else {
@@ -275,6 +285,13 @@ impl Check<'_> {
                 if self.costly > MAX_COSTLY {
                     let message = "where has too many costly operations: LIKE, ||, @>, && and products of numerics";
                     return Err(self.refuse(node, message, "At most 32 can be used; each pattern of an array counts."));
+                }
+                if times > 0 {
+                    self.costly_bytes += self.bytes - before;
+                }
+                if self.costly_bytes > MAX_COSTLY_BYTES {
+                    let message = "constants that LIKE, ||, @>, && or another costly operation is given are too long";
+                    return Err(self.refuse(node, message, ""));
                 }
             }
             Ok(function)
@@ -334,6 +351,15 @@ impl Function {
             pg_sys::ReleaseSysCache(tuple);
             Some(function)
         }
+    }
+}
+
+/// Bytes of a constant, about.
+unsafe fn size(constant: *mut Const) -> u64 {
+    // SAFETY: a value of variable length begins with its header.
+    unsafe {
+        let plain = (*constant).constisnull || (*constant).constlen != -1;
+        if plain { 8 } else { pgrx::varsize_any((*constant).constvalue.cast_mut_ptr()) as u64 }
     }
 }
 

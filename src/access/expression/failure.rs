@@ -20,6 +20,8 @@ pub(super) enum Stage {
     Param(usize),
     /// A string literal gets its value; its place in characters.
     Literal(usize),
+    /// What is constant is evaluated.
+    Folding,
 }
 
 /// Settings that the meaning of a text depends on. The first is what keeps everybody's functions, operators and
@@ -132,6 +134,10 @@ fn refusal(error: CaughtError, stage: Stage, position: usize) -> Refusal {
         Stage::Reading => {
             let message: String = message.chars().take(200).collect();
             Refusal::new(ErrorCode::InvalidWhere, at(&message, position), "")
+        }
+        Stage::Folding => {
+            let message = "where raises an error whatever the row is, such as a division by zero";
+            Refusal::new(ErrorCode::InvalidWhere, message, "")
         }
         Stage::Analysing => {
             let (message, hint) = words(code);

@@ -10,6 +10,8 @@
 //! 3. Postgres' analyser gives it types and operators ([`analyse`]), with nothing on the search path but `pg_catalog`.
 //! 4. The analysed tree is walked ([`check`]): built-in immutable functions only, types of Postgres' own, enums and ranges of the table's
 //!    columns. Parameters get their values here, by the input functions of those types ([`params`]).
+//! 5. What is constant in it is evaluated, once. An error there would come up for every row, so it is a refusal; and conditions
+//!    that differ only in how a constant is written become equal.
 //!
 //! Nothing of it runs a user's code, and no step is skipped because another one would also refuse. An error of Postgres' costs a
 //! subtransaction, and is told in words that name nothing the client did not write ([`failure`]).
@@ -33,7 +35,7 @@ use crate::guc;
 use crate::refusal::Refusal;
 use failure::{Stage, guarded};
 use params::Value;
-use pgrx::pg_sys::{Node, Oid};
+use pgrx::pg_sys::{self, Node, Oid};
 use rte_protocol::wire::ErrorCode;
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
@@ -57,6 +59,10 @@ const MAX_DEPTH: u32 = 128;
 /// Uses of functions whose time is that of the product of their inputs (`LIKE`, `||`, numeric `*`, `@>` …): with more, one
 /// row could keep a feeder busy for minutes.
 const MAX_COSTLY: u64 = 32;
+
+/// Bytes of the constants that those functions are given, all together: a long pattern on a long constant would take
+/// seconds by itself. Enough for an array of a few thousand numbers.
+const MAX_COSTLY_BYTES: u64 = 16 << 10;
 
 /// What is known while a text is worked on.
 struct Client<'a> {
@@ -138,7 +144,8 @@ impl Client<'_> {
             self.stage.set(Stage::Analysing);
             let mut tree = analyse::analyse(self, tree);
             check::check(self, &literals, &raw mut tree)?;
-            Ok(tree)
+            self.stage.set(Stage::Folding);
+            Ok(pg_sys::eval_const_expressions(std::ptr::null_mut(), tree))
         }
     }
 
