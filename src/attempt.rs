@@ -53,7 +53,7 @@ pub fn log(what: &str, error: &CaughtError) {
 }
 
 /// Postgres packs five characters of six bits.
-fn sqlstate(code: PgSqlErrorCode) -> String {
+pub fn sqlstate(code: PgSqlErrorCode) -> String {
     let packed = code as u32;
     (0..5).map(|i| char::from((packed >> (6 * i) & 0x3f) as u8 + b'0')).collect()
 }

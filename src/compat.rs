@@ -10,6 +10,7 @@ use std::ffi::{CStr, c_int};
 unsafe extern "C-unwind" {
     pub fn PGSharedMemoryDetach();
     pub fn toast_flatten_tuple(tup: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> pg_sys::HeapTuple;
+    pub fn get_attgenerated(relid: Oid, attnum: i16) -> std::ffi::c_char;
     pub fn datumCopy(value: pg_sys::Datum, by_value: bool, len: c_int) -> pg_sys::Datum;
     pub fn datum_image_eq(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, len: c_int) -> bool;
     pub fn readTimeLineHistory(target: TimeLineID) -> *mut pg_sys::List;

@@ -18,6 +18,7 @@ pub mod token;
 mod volatility;
 
 use crate::attempt::attempt;
+use crate::compat;
 use filter::Predicate;
 use fold::Unfoldable;
 use identity::Identity;
@@ -36,6 +37,12 @@ pub enum Path {
         /// Whether the answer may change without a change in a table.
         always: bool,
     },
+}
+
+/// Whether a generated column is computed when it is read.
+fn is_virtual(relation: Oid, column: i16) -> bool {
+    // SAFETY: a catalog look-up.
+    unsafe { compat::get_attgenerated(relation, column) as u8 == b'v' }
 }
 
 /// Finds the path for an identity: its policies on the table, the tenant's column, its own condition (both as
@@ -57,6 +64,10 @@ pub fn path(
         let path = unsafe {
             let policies = policy::conditions(relation, kind);
             match fold::fold(policies) {
+                // Of a virtual column no image has the value.
+                Ok(folded) if node::columns(folded.conditions.cast()).iter().any(|n| is_virtual(relation, *n)) => {
+                    Path::Asked { why: Unfoldable::Column, always: fold::is_restless(policies) }
+                }
                 Ok(folded) => {
                     let access = read::with(folded.conditions, tenant);
                     let condition = read::with(std::ptr::null_mut(), condition);

@@ -252,6 +252,10 @@ impl Feeder {
             ids.iter().for_each(|id| self.postpone(session, id));
             return;
         }
+        if why.code == ErrorCode::WhereFailed {
+            ids.iter().for_each(|id| self.end(session, id, why.code, why.message.clone(), why.hint.clone()));
+            return;
+        }
         self.registry.invalidate();
         self.refresh_registry();
         let mut again = Vec::new();
@@ -380,6 +384,10 @@ impl Feeder {
     /// on undisturbed.
     pub(super) fn recheck_access(&mut self, tables: &HashSet<Oid>) {
         self.recheck(|_, subscribed| tables.contains(&subscribed.table));
+        // What is asked may be answered otherwise, without a change of the question.
+        for shape in self.shapes.iter_mut() {
+            shape.uncertain |= tables.contains(&shape.table);
+        }
     }
 
     /// Looks again at everything: memberships of roles have changed.

@@ -115,7 +115,7 @@ fn failed(error: &CaughtError, step: Step) -> Option<Failure> {
     | CaughtError::ErrorReport(report)
     | CaughtError::RustPanic { ereport: report, .. }) = error;
     let code = report.sql_error_code();
-    let state = sqlstate(code);
+    let state = crate::attempt::sqlstate(code);
     match step {
         Step::Find => {
             pgrx::warning!("whagons_rte: rte.authenticate_function cannot be called: {}", report.message());
@@ -128,10 +128,4 @@ fn failed(error: &CaughtError, step: Step) -> Option<Failure> {
         message: "the token could not be looked up",
         hint: Some("try again in a moment"),
     })
-}
-
-/// Postgres packs five characters of six bits.
-fn sqlstate(code: PgSqlErrorCode) -> String {
-    let packed = code as u32;
-    (0..5).map(|i| char::from((packed >> (6 * i) & 0x3f) as u8 + b'0')).collect()
 }

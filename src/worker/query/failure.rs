@@ -32,13 +32,22 @@ impl Failure {
         Self { code: ErrorCode::UnknownColumn, message: "column does not exist or may not be read", hint: None }
     }
 
-    /// Of an error that Postgres raised. Also writes it to the server's log.
-    pub(super) fn of(error: &CaughtError) -> Self {
+    /// Of an error that Postgres raised. Also writes it to the server's log. `conditioned`: a client's condition may have
+    /// raised it.
+    pub(super) fn of(error: &CaughtError, conditioned: bool) -> Self {
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
         let code = report.sql_error_code();
         attempt::log("could not read a snapshot", error);
+        // What arithmetic and casts complain about.
+        if conditioned && attempt::sqlstate(code).starts_with("22") {
+            return Self {
+                code: ErrorCode::WhereFailed,
+                message: "the condition raised an error on a row",
+                hint: Some("write it so that it holds for every row, with CASE or NULLIF where it divides"),
+            };
+        }
         match code {
             PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
             | PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME

@@ -27,7 +27,7 @@ use pgrx::prelude::*;
 use rte_protocol::bridge::{Attach, FromWorker, JobId};
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use wait::{Wake, wait};
 
@@ -191,8 +191,12 @@ fn work(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), LinkError> {
     set(c"lock_timeout", &stall);
     wait::report_running(c"whagons_rte: snapshot");
     timeout::start();
+    let conditioned = AtomicBool::new(false);
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| match accept::accept(job, blob) {
-        Ok((Job::Snapshot(work), _)) => snapshot::run(link, job, &work),
+        Ok((Job::Snapshot(work), _)) => {
+            conditioned.store(work.tables.iter().any(|table| table.condition.is_some()), Ordering::Relaxed);
+            snapshot::run(link, job, &work)
+        }
         Ok((Job::Authenticate(work), key)) => authenticate::run(&work, &key),
         Err(Refused::Failed(failure)) => Outcome::Failed(failure),
         Err(Refused::Outdated) => Outcome::Lost(LinkError::Outdated),
@@ -200,7 +204,7 @@ fn work(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), LinkError> {
     .catch_others(|error| {
         // Ends the transaction first: it gives back the role, locks, pins and SPI's state.
         abort();
-        Outcome::Failed(Failure::of(&error))
+        Outcome::Failed(Failure::of(&error, conditioned.load(Ordering::Relaxed)))
     })
     .execute();
     timeout::stop();
