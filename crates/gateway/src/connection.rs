@@ -53,6 +53,8 @@ pub struct ConnState {
     pub messages: Bucket,
     /// A token was offered and not judged yet.
     pub token_offered: bool,
+    /// Its feeder has not taken what is under way to it, so it is not read from.
+    pub held_back: bool,
     pub feeder: Option<FeederId>,
     /// The tenant that `hello` asked for, until its feeder is found.
     pub wanted: Option<Box<str>>,

@@ -9,6 +9,7 @@ use rte_protocol::bridge::{ConnectionReport, GatewayConfig, JobId, SessionId, Sh
 use rte_protocol::wire::{Column, ErrorCode, TableInfo};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use tokio::sync::{mpsc, oneshot};
 
 /// Changes of the open tick.
@@ -131,7 +132,7 @@ pub struct Unavailable {
 #[derive(Debug)]
 pub enum ToIo {
     Socket { stream: TcpStream, peer: SocketAddr, permit: Permit },
-    FeederUp { feeder: FeederId, database: u32, name: Arc<str> },
+    FeederUp { feeder: FeederId, database: u32, name: Arc<str>, under_way: Arc<AtomicUsize> },
     FeederDown { feeder: FeederId },
     Goodbye { feeder: FeederId, close: u16 },
     Tenants(Arc<[Tenant]>),
@@ -148,9 +149,11 @@ pub enum ToIo {
 /// To the bridge thread.
 #[derive(Debug)]
 pub enum ToBridge {
+    /// `bytes` of it count as under way until the feeder's socket has taken them.
     Feeder {
         feeder: FeederId,
         message: ToFeeder,
+        bytes: usize,
     },
     CancelJob {
         feeder: FeederId,

@@ -44,7 +44,8 @@ pub async fn serve(bridge: &Bridge, mut reader: FrameReader, out: &Rc<PeerOut>, 
     }
     bridge.feeders.borrow_mut().insert(id, Feeder { database, landlord: *name == bridge.landlord, out: out.clone() });
     let shared_name: Arc<str> = name.into();
-    bridge.io.all(|| ToIo::FeederUp { feeder: id, database, name: shared_name.clone() });
+    let under_way = &out.under_way;
+    bridge.io.all(|| ToIo::FeederUp { feeder: id, database, name: shared_name.clone(), under_way: under_way.clone() });
     bridge.show_feeders();
     bridge.log.log(format!("feeder of database \"{name}\" is attached (process {pid})"));
 

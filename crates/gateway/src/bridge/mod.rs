@@ -149,7 +149,12 @@ impl Bridge {
 
     fn carry_out(&self, message: ToBridge) {
         match message {
-            ToBridge::Feeder { feeder, message } => self.tell_feeder(feeder, &message),
+            ToBridge::Feeder { feeder, message, bytes } => {
+                self.tell_feeder(feeder, &message);
+                if let Some(feeder) = self.feeders.borrow().get(&feeder) {
+                    feeder.out.weigh(bytes);
+                }
+            }
             ToBridge::CancelJob { feeder, job } => self.cancel(|j| j.feeder == feeder && j.id == job),
             ToBridge::SessionGone { feeder, session } => {
                 self.cancel(|j| j.feeder == feeder && j.session == session);

@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
@@ -71,6 +73,10 @@ pub struct PeerOut {
     more: Notify,
     closed: Cell<bool>,
     gone: Notify,
+    /// Bytes of clients' messages between their I/O threads and the socket. Whoever sends them adds them.
+    pub under_way: Arc<AtomicUsize>,
+    /// The part of them that is in the buffer.
+    weighed: Cell<usize>,
 }
 
 impl PeerOut {
@@ -86,6 +92,11 @@ impl PeerOut {
             return;
         }
         self.more.notify_one();
+    }
+
+    /// So many of the bytes under way have come into the buffer.
+    pub fn weigh(&self, bytes: usize) {
+        self.weighed.set(self.weighed.get() + bytes);
     }
 
     /// Gives the peer up.
@@ -112,9 +123,11 @@ impl PeerOut {
                 self.more.notified().await;
                 continue;
             }
+            let weighed = self.weighed.take();
             if stream.write_all(&writing).await.is_err() {
                 self.close();
             }
+            self.under_way.fetch_sub(weighed, Ordering::Relaxed);
             writing.clear();
             writing.shrink_to(READ);
         }

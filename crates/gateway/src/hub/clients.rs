@@ -52,14 +52,15 @@ impl Hub {
             if self.admits(conn, state, &incoming) {
                 self.incoming(conn, state, incoming);
             }
+            state.held_back = state.feeder.is_some_and(|feeder| self.is_full(feeder));
         }
         self.pace_reading(state);
     }
 
-    /// The client is not read from while its answers are not drained or its feeder is not known.
+    /// The client is not read from while its answers are not drained, or its feeder is not known or takes no more.
     pub(super) fn pace_reading(&mut self, state: &mut ConnState) {
         let answers = state.queue.total() > PAUSE && !state.queue.has_paced();
-        let paused = state.closing.is_none() && (answers || state.session.is_resolving());
+        let paused = state.closing.is_none() && (answers || state.held_back || state.session.is_resolving());
         if state.paused && !paused {
             // It could not be heard meanwhile.
             state.last_received = self.now;
@@ -80,7 +81,7 @@ impl Hub {
                 Action::Resolve { tenant } => self.resolve(conn, state, tenant),
                 Action::Feeder(message) => {
                     if let Some(feeder) = state.feeder {
-                        self.tell(ToBridge::Feeder { feeder, message });
+                        self.tell_feeder(feeder, message);
                     }
                 }
                 Action::Watch(shape) => self.watch(conn, state, shape),

@@ -29,6 +29,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -64,6 +65,8 @@ struct Feeder {
     in_tick: Vec<usize>,
     /// Connections whose sessions want every commit.
     waiting: Vec<usize>,
+    /// Bytes of clients' messages that it has not taken yet.
+    under_way: Arc<AtomicUsize>,
 }
 
 /// Figures of a batch, added to the process' once per batch.
@@ -102,6 +105,8 @@ pub struct Hub {
     actions: Vec<Action<OutFrame>>,
     scratch: Box<[u8]>,
     ping: OutFrame,
+    /// Somebody's hello waits for its feeder to take more.
+    held_back: bool,
     pub stopping: bool,
 }
 
@@ -124,6 +129,7 @@ impl Hub {
             actions: Vec::new(),
             scratch: vec![0; 16 * 1024].into(),
             ping: OutFrame::ping(),
+            held_back: false,
             stopping: false,
         }
     }
@@ -155,6 +161,7 @@ impl Hub {
             claims: (claims.token.is_some() || claims.tenant.is_some()).then(|| Box::new(claims)),
             messages: Bucket::default(),
             token_offered: false,
+            held_back: false,
             feeder: None,
             wanted: None,
             home: None,
@@ -213,7 +220,7 @@ impl Hub {
         }
         if let Some(feeder) = state.feeder.take() {
             let session = state.session.id();
-            self.tell(ToBridge::Feeder { feeder, message: ToFeeder::Close { session } });
+            self.tell_feeder(feeder, ToFeeder::Close { session });
             self.tell(ToBridge::SessionGone { feeder, session });
         }
         state.in_tick = false;
@@ -227,7 +234,9 @@ impl Hub {
     /// Carries out an event of the bridge's. What it puts into queues is written by [`Hub::flush_all`].
     pub fn event(&mut self, event: ToIo) {
         match event {
-            ToIo::FeederUp { feeder, database, name } => self.feeder_up(feeder, database, &name),
+            ToIo::FeederUp { feeder, database, name, under_way } => {
+                self.feeder_up(feeder, database, &name, under_way);
+            }
             ToIo::FeederDown { feeder } => self.feeder_down(feeder),
             ToIo::Goodbye { feeder, close } => self.leave(feeder, close_code(close)),
             ToIo::Tenants(tenants) => self.tenants(&tenants),
@@ -246,7 +255,7 @@ impl Hub {
         }
     }
 
-    fn feeder_up(&mut self, feeder: FeederId, database: u32, name: &str) {
+    fn feeder_up(&mut self, feeder: FeederId, database: u32, name: &str, under_way: Arc<AtomicUsize>) {
         self.directory.up(name, feeder);
         let entry = Feeder {
             database,
@@ -255,6 +264,7 @@ impl Hub {
             tick_open: false,
             in_tick: Vec::new(),
             waiting: Vec::new(),
+            under_way,
         };
         self.feeders.insert(feeder, entry);
         self.place_waiting();

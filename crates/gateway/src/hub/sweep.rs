@@ -37,6 +37,9 @@ impl Hub {
             hub.look(conn, state, heartbeat, due);
         });
         self.forget_asked();
+        if std::mem::take(&mut self.held_back) {
+            self.place_waiting();
+        }
         self.flush_all();
         self.show_gauges(sessions, subscriptions);
     }
@@ -54,6 +57,9 @@ impl Hub {
         if !state.session.has_hello() && past(state.since, hello_timeout) {
             self.close(conn, state, CloseCode::Timeout);
             return;
+        }
+        if state.held_back {
+            self.look_at_held_back(state);
         }
         if state.session.is_resolving() {
             self.look_at_waiting(conn, state);

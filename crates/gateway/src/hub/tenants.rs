@@ -35,7 +35,9 @@ impl Hub {
                     self.asked.remove(tenant);
                 }
                 state.home = Some(home);
-                return Some(feeder);
+                // A hello can be large, and anybody may say one.
+                self.held_back |= self.is_full(feeder);
+                return (!self.is_full(feeder)).then_some(feeder);
             }
             Place::NoFeeder(home) => {
                 let tenant = home.tenant().cloned();
