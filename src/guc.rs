@@ -70,7 +70,7 @@ static STALL_TIMEOUT: Int = GucSetting::<i32>::new(30_000);
 static MAX_CONNECTIONS: Int = GucSetting::<i32>::new(20_000);
 static MAX_CONNECTIONS_PER_ADDRESS: Int = GucSetting::<i32>::new(20_000);
 static MAX_SUBSCRIPTIONS: Int = GucSetting::<i32>::new(200);
-// A list of a thousand uuids fits; analysing the largest takes milliseconds, and the feeder waits for it.
+// A list of a thousand uuids fits; analysing the largest takes some tenths of a second at worst, and the feeder waits.
 static MAX_WHERE_SIZE: Int = GucSetting::<i32>::new(64);
 // A client sends small messages; a megabyte leaves room for writes with documents in them.
 static MAX_FRAME_SIZE: Int = GucSetting::<i32>::new(1024);

@@ -58,7 +58,7 @@ impl Check<'_> {
                 _ => {}
             }
             self.below(node)?;
-            if !types::allowed(pg_sys::exprType(node)) {
+            if !self.client.table.allows(pg_sys::exprType(node)) {
                 return Err(self.refuse(node, "a value is of a type that where may not use", ""));
             }
             Ok(())
@@ -172,7 +172,7 @@ impl Check<'_> {
                 *slot = text.map_err(|why| self.client.refuse((*constant).location, format!("NULL {why}"), ""))?;
                 return Ok(());
             }
-            if !types::allowed((*constant).consttype) {
+            if !self.client.table.allows((*constant).consttype) {
                 return Err(self.refuse(*slot, "a value is of a type that where may not use", ""));
             }
             self.bytes += size(constant);
@@ -228,7 +228,10 @@ impl Check<'_> {
             self.node((&raw mut (*cast).arg).cast())?;
             let node = cast.cast::<Node>();
             let (from, to) = (pg_sys::exprType((*cast).arg.cast()), (*cast).resulttype);
-            if !types::allowed(from) || !types::allowed(to) || [from, to].contains(&pg_sys::BYTEAOID) {
+            if !self.client.table.allows(from)
+                || !self.client.table.allows(to)
+                || [from, to].contains(&pg_sys::BYTEAOID)
+            {
                 return Err(self.refuse(node, "this cast may not be used in where", ""));
             }
             let (mut output, mut input, mut parameter, mut varlena) = (Oid::INVALID, Oid::INVALID, Oid::INVALID, false);
@@ -252,7 +255,7 @@ impl Check<'_> {
             let node = subscript.cast::<Node>();
             let container = pg_sys::getBaseType((*subscript).refcontainertype);
             let plain = container == pg_sys::JSONBOID || pg_sys::get_element_type(container) != Oid::INVALID;
-            if !plain || !types::allowed(container) || !(*subscript).refassgnexpr.is_null() {
+            if !plain || !self.client.table.allows(container) || !(*subscript).refassgnexpr.is_null() {
                 return Err(self.refuse(node, "this subscript may not be used in where", ""));
             }
             self.list((*subscript).refupperindexpr)?;

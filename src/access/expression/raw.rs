@@ -235,7 +235,7 @@ impl Walk<'_> {
             };
             return Err(Refusal::new(ErrorCode::UnknownColumn, message, ""));
         };
-        if !types::allowed(column.type_oid) {
+        if !self.client.table.allows(column.type_oid) {
             let message = format!("column {} has a type that where cannot work with", column.name);
             let hint = "Postgres' own data types, enums, ranges and arrays of them can be used.";
             return Err(self.client.refuse(reference.location, message, hint));

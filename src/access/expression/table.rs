@@ -6,6 +6,7 @@ use crate::compat;
 use crate::refusal::Refusal;
 use pgrx::pg_sys::{self, Oid};
 use rte_protocol::wire::ErrorCode;
+use std::cell::RefCell;
 
 /// A column that the role may read and that is registered.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,8 @@ pub(super) struct Table {
     columns: Vec<Column>,
     /// Enums and ranges of the readable columns: the types besides Postgres' own that a cast may name.
     pub(super) own_types: Vec<OwnType>,
+    /// Types that were met, and whether a condition may work with them: a condition has few types and many values.
+    met: RefCell<Vec<(Oid, bool)>>,
 }
 
 pub(super) struct Column {
@@ -49,7 +52,7 @@ impl Table {
             let name = compat::name(&(*(*rel).rd_rel).relname);
             let schema = compat::schema_name((*(*rel).rd_rel).relnamespace);
             pg_sys::RelationClose(rel);
-            Self { schema, name, columns, own_types: Vec::new() }
+            Self { schema, name, columns, own_types: Vec::new(), met: RefCell::default() }
         };
         Ok(table.with_own_types())
     }
@@ -68,6 +71,17 @@ impl Table {
             })
             .collect();
         self
+    }
+
+    /// Whether a condition may work with values of the type.
+    pub(super) fn allows(&self, type_oid: Oid) -> bool {
+        let mut met = self.met.borrow_mut();
+        if let Some((_, allowed)) = met.iter().find(|(oid, _)| *oid == type_oid) {
+            return *allowed;
+        }
+        let allowed = types::allowed(type_oid);
+        met.push((type_oid, allowed));
+        allowed
     }
 
     /// The column that a client names: `column`, `table.column` or `schema.table.column`.

@@ -1,7 +1,9 @@
 //! Client → server messages.
 
+use super::number;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// Every message that a client may send.
@@ -163,7 +165,38 @@ impl ClientMessage {
             let kind = kind.chars().take(64).collect();
             return Err(ParseError::UnknownType { kind, id });
         }
+        let inexact = match kind.as_ref() {
+            "subscribe" => serde_json::from_str::<Params>(text).is_ok_and(|s| s.are_inexact()),
+            "hello" => {
+                serde_json::from_str::<AllParams>(text).is_ok_and(|h| h.subscriptions.iter().any(Params::are_inexact))
+            }
+            _ => false,
+        };
+        if inexact {
+            let message = "a number in `params` has more digits than are kept; write it as a string".to_owned();
+            return Err(ParseError::Field { message, id });
+        }
         serde_json::from_str(text).map_err(|e| ParseError::Field { message: field_message(&e), id })
+    }
+}
+
+/// The parameters of a `subscribe` as they are written.
+#[derive(Deserialize)]
+struct Params<'a> {
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+}
+
+/// Those of a `hello`.
+#[derive(Deserialize)]
+struct AllParams<'a> {
+    #[serde(borrow, default)]
+    subscriptions: Vec<Params<'a>>,
+}
+
+impl Params<'_> {
+    fn are_inexact(&self) -> bool {
+        self.params.is_some_and(|params| number::inexact(params.get()).is_some())
     }
 }
 
@@ -206,6 +239,24 @@ mod tests {
             Err(ParseError::Field { message: "missing field `table`".into(), id: Some("7".into()) })
         );
         assert!(matches!(ClientMessage::parse(r#"{"type":5}"#), Err(ParseError::Field { .. })));
+    }
+
+    #[test]
+    fn parameters_that_would_be_changed_are_refused() {
+        let subscribe = |params: &str| {
+            ClientMessage::parse(&format!(
+                r#"{{"type":"subscribe","id":"7","table":"t","where":"n = $1","params":{params}}}"#
+            ))
+        };
+        for params in ["[1.10, 9223372036854775807, null]", r#"["12345678901234567890.123", {"a": [0.1]}]"#, "null"] {
+            assert!(subscribe(params).is_ok(), "{params}");
+        }
+        for params in ["[12345678901234567890.123]", r#"[{"a": [1e-999]}]"#] {
+            assert!(matches!(subscribe(params), Err(ParseError::Field { id: Some(id), .. }) if id == "7"), "{params}");
+        }
+        let hello = r#"{"type":"hello","subscriptions":[{"id":"a","table":"t"},
+                       {"id":"b","table":"t","where":"n = $1","params":[0.12345678901234567890]}]}"#;
+        assert!(matches!(ClientMessage::parse(hello), Err(ParseError::Field { .. })));
     }
 
     #[test]

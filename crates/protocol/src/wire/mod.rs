@@ -3,6 +3,7 @@
 mod client;
 mod close;
 mod code;
+mod number;
 mod server;
 
 pub use client::{Auth, Channel, ClientInfo, ClientMessage, Hello, Mutate, ParseError, Ping, Publish, Subscription};
