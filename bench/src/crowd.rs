@@ -34,10 +34,12 @@ pub enum Count {
 }
 
 /// Whom the crowd speaks to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub enum Server<'a> {
     /// Whagons: subscribe to a table; what has come counts from its commit.
     Ours { table: &'a str },
+    /// Whagons, with a `hello` of its own for each client.
+    Each { hello: &'a dyn Fn(usize) -> String },
     /// Frames come without asking and count at once.
     Peer,
 }
@@ -76,28 +78,29 @@ impl Crowd {
     pub fn join(port: u16, size: u64, server: Server, count: Count) -> Self {
         let shared = Arc::<Shared>::default();
         let poll = Poll::new().expect("epoll");
-        let hello = match server {
+        let hello = |n: usize| match server {
             Server::Ours { table } => {
-                let hello = format!(r#"{{"type":"hello","subscriptions":[{{"id":"1","table":"{table}"}}]}}"#);
-                Some(websocket::frame(1, hello.as_bytes()))
+                Some(format!(r#"{{"type":"hello","subscriptions":[{{"id":"1","table":"{table}"}}]}}"#))
             }
+            Server::Each { hello } => Some(hello(n)),
             Server::Peer => None,
         };
+        let ours = !matches!(server, Server::Peer);
         let mut members = HashMap::new();
         for n in 0..size as usize {
             let mut stream = websocket::connect(port).expect("a connection");
-            if let Some(hello) = &hello {
-                stream.write_all(hello).expect("hello");
+            if let Some(hello) = hello(n) {
+                stream.write_all(&websocket::frame(1, hello.as_bytes())).expect("hello");
             }
             stream.set_nonblocking(true).expect("a socket that does not block");
             let mut stream = TcpStream::from_std(stream);
             poll.registry().register(&mut stream, Token(n), Interest::READABLE).expect("epoll");
-            let (ours, live) = (hello.is_some(), hello.is_none());
+            let live = !ours;
             let member =
                 Member { stream, frames: Frames::default(), ours, done: live, live, marks: Vec::new(), changes: 0 };
             members.insert(Token(n), member);
         }
-        if hello.is_none() {
+        if !ours {
             shared.live.store(size, Ordering::SeqCst);
         }
         let theirs = Arc::clone(&shared);

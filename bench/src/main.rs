@@ -24,6 +24,7 @@ fn main() {
             Scenario::Writers => scenario::writers::run(&options, &mut report),
             Scenario::Snapshot => scenario::snapshot::run(&options, &mut report),
             Scenario::Fanout => scenario::fanout::run(&options, &mut report),
+            Scenario::Policies => scenario::policies::run(&options, &mut report),
         }
     }
     report.finish(&options);

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 const HELP: &str = "\
-Measures latency, writers' speed, snapshots and fan-out, each against its peers in the same run.
+Measures latency, writers' speed, snapshots, fan-out and policies, each against its peers in the same run.
 
-  --only a,b     some of: latency, writers, snapshot, fanout (default: all)
+  --only a,b     some of: latency, writers, snapshot, fanout, policies (default: all)
   --seconds n    length of one measured stretch (default 8)
   --rounds n     how often the contestants take turns (default 5)
   --quick        short stretches, few rounds: to see that it works, not to quote
@@ -18,6 +18,7 @@ pub enum Scenario {
     Writers,
     Snapshot,
     Fanout,
+    Policies,
 }
 
 #[derive(Debug)]
@@ -38,9 +39,9 @@ impl Options {
 
     /// `Err(None)` asks for help.
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, Option<String>> {
-        use Scenario::{Fanout, Latency, Snapshot, Writers};
+        use Scenario::{Fanout, Latency, Policies, Snapshot, Writers};
         let out = target_dir().join("bench/results.json");
-        let mut options = Self { only: vec![Latency, Writers, Snapshot, Fanout], seconds: 8, rounds: 5, out };
+        let mut options = Self { only: vec![Latency, Writers, Snapshot, Fanout, Policies], seconds: 8, rounds: 5, out };
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| Some(format!("{arg} wants a value")));
             let number = |text: String| text.parse::<u64>().map_err(|_| Some(format!("{text:?} is no number")));
@@ -51,6 +52,7 @@ impl Options {
                         "writers" => Ok(Writers),
                         "snapshot" => Ok(Snapshot),
                         "fanout" => Ok(Fanout),
+                        "policies" => Ok(Policies),
                         _ => Err(Some(format!("there is no scenario {name:?}"))),
                     };
                     options.only = value()?.split(',').map(scenario).collect::<Result<_, _>>()?;

@@ -24,6 +24,11 @@ pub fn ours() -> Cluster {
     settings(Cluster::builder()).ready()
 }
 
+/// The same, where tokens of the kit's secret count.
+pub fn with_tokens() -> Cluster {
+    settings(Cluster::builder().tokens()).conf("rte.require_tenant_claim", "off").ready()
+}
+
 /// A server that has never heard of us.
 pub fn plain() -> Cluster {
     settings(Cluster::builder().without_preload()).start()

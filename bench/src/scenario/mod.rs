@@ -2,6 +2,7 @@
 
 pub mod fanout;
 pub mod latency;
+pub mod policies;
 pub mod snapshot;
 pub mod writers;
 
