@@ -313,7 +313,7 @@ impl Feeder {
                 None => with_token && guc::require_tenant_claim(),
             };
             if foreign {
-                self.logins.note(caller, "its tenant claim is not the tenant whose database it was used in");
+                self.logins.note(caller, "its token is not for the tenant whose database it was used in");
                 return Err(NotLetIn::forbidden("the token is not for this tenant", ""));
             }
             Some(caller.tenant.clone())
@@ -322,7 +322,7 @@ impl Feeder {
     }
 
     fn not_accepted(&mut self, caller: &Caller, error: TokenError) -> NotLetIn {
-        self.logins.note(caller, &error.to_string());
+        self.logins.note(caller, &format!("its token is not accepted: {error}"));
         NotLetIn::of_token(error)
     }
 
@@ -381,7 +381,7 @@ impl Logins {
         self.lines += 1;
         if self.lines <= LINES {
             let peer: String = caller.peer.chars().take(NAME).flat_map(char::escape_debug).collect();
-            pgrx::log!("whagons_rte: a token from {peer} is not accepted: {why}");
+            pgrx::log!("whagons_rte: a client at {peer} is not let in: {why}");
         }
     }
 }
