@@ -3,6 +3,8 @@
 use std::fs;
 
 use rte_testkit::{Cluster, Signal, alive, assert_equal, kill, rss_kb, wait_until};
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::http::HeaderValue;
 
 /// A field of `/proc/<pid>/status`.
 fn status(pid: i32, field: &str) -> String {
@@ -151,4 +153,90 @@ fn a_gateway_without_memory_is_replaced_and_nobody_else_notices() {
     assert!(rss_kb(cluster.worker("gateway")) < 64 * 1024);
     assert_eq!(session.number("SELECT pg_backend_pid()"), backend);
     assert_eq!(cluster.worker("feeder"), feeder);
+}
+
+/// A figure of `/stats`.
+fn figure(cluster: &Cluster, name: &str) -> Option<u64> {
+    let answer = rte_testkit::get(cluster.rte_port, "/stats")?;
+    serde_json::from_str::<serde_json::Value>(&answer.body).ok()?[name].as_u64()
+}
+
+/// CPU time of a process, user and system, in ticks of the kernel's.
+fn cpu_ticks(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let fields: Vec<&str> = text.rsplit(')').next().expect("fields").split_whitespace().collect();
+    fields[11].parse::<u64>().expect("user") + fields[12].parse::<u64>().expect("system")
+}
+
+const CLIENTS: u64 = 50;
+
+/// The gateway's CPU ticks per million deliveries of single-row changes.
+fn cost(cluster: &Cluster, changes: u64) -> f64 {
+    let readers: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let url = format!("ws://127.0.0.1:{}/ws", cluster.rte_port);
+            let mut request = url.into_client_request().expect("request");
+            request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("rte.v1"));
+            let stream = std::net::TcpStream::connect(("127.0.0.1", cluster.rte_port)).expect("connect");
+            let (mut socket, _) = tungstenite::client(request, stream).expect("upgrade");
+            let hello = r#"{"type":"hello","subscriptions":[{"id":"a","table":"t"}]}"#;
+            socket.send(tungstenite::Message::text(hello)).expect("hello");
+            let stop = socket.get_ref().try_clone().expect("clone");
+            (std::thread::spawn(move || while socket.read().is_ok() {}), stop)
+        })
+        .collect();
+    wait_until("subscriptions", || (figure(cluster, "subscriptions") == Some(CLIENTS)).then_some(()));
+    let mut sql = cluster.sql();
+    // Until snapshots are through.
+    let start = figure(cluster, "deliveries_total").expect("figure");
+    wait_until("all are live", || {
+        let before = figure(cluster, "deliveries_total")?;
+        sql.run("UPDATE t SET v = v + 1 WHERE id = 1");
+        rte_testkit::within(std::time::Duration::from_millis(100), || {
+            (figure(cluster, "deliveries_total")? >= before + CLIENTS).then_some(())
+        })
+    });
+    let gateway = cluster.worker("gateway");
+    let (ticks, from) = (cpu_ticks(gateway), figure(cluster, "deliveries_total").expect("figure"));
+    assert!(from > start);
+    for _ in 0..changes {
+        sql.run("UPDATE t SET v = v + 1 WHERE id = 1");
+    }
+    wait_until("deliveries", || (figure(cluster, "deliveries_total")? >= from + changes * CLIENTS).then_some(()));
+    let cost = (cpu_ticks(gateway) - ticks) as f64 / (changes * CLIENTS) as f64 * 1e6;
+    for (reader, stop) in readers {
+        let _ = stop.shutdown(std::net::Shutdown::Both);
+        let _ = reader.join();
+    }
+    cost
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn what_the_sandbox_costs() {
+    let cluster = Cluster::builder().conf("rte.max_tick_interval", "0").ready();
+    let mut sql = cluster.sql();
+    sql.table("t", "id int PRIMARY KEY, v int");
+    sql.run("INSERT INTO t VALUES (1, 0)");
+    let mut ratios = Vec::new();
+    for round in 0..rte_testkit::rounds(5) {
+        let of = |mode: &str| {
+            let before = cluster.worker("gateway");
+            cluster.conf("rte.gateway_sandbox", mode);
+            cluster.reload();
+            let filtered = if mode == "on" { "2" } else { "0" };
+            wait_until("the mode", || {
+                let gateway = cluster.worker("gateway");
+                (gateway != before && alive(gateway) && cluster.healthy() && status(gateway, "Seccomp") == filtered)
+                    .then_some(())
+            });
+            cost(&cluster, 3000)
+        };
+        let off = of("off");
+        let on = of("on");
+        println!("round {round}: {off:.0} ticks per million deliveries without, {on:.0} with: {:.3}", on / off);
+        ratios.push(on / off);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("median {:.3}", ratios[ratios.len() / 2]);
 }
