@@ -37,6 +37,15 @@ impl OutFrame {
         Self(Rc::new(Encoded { head, body: payload, changes, ..Encoded::default() }))
     }
 
+    /// A text frame of a small payload in pieces, which are put together.
+    pub fn text_of(pieces: &[&[u8]]) -> Self {
+        let header = header(0x81, pieces.iter().map(|p| p.len()).sum());
+        let mut bytes = Vec::with_capacity(header.len + pieces.iter().map(|p| p.len()).sum::<usize>());
+        bytes.extend_from_slice(header.as_slice());
+        pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
+        Self::raw(bytes.into())
+    }
+
     /// A text frame of three parts.
     pub fn text_parts(before: &[u8], body: Bytes, after: Vec<u8>, credit: Option<Credit>) -> Self {
         let ws = header(0x81, before.len() + body.len() + after.len());
@@ -56,6 +65,12 @@ impl OutFrame {
     /// Bytes that are frames already.
     pub fn raw(bytes: Bytes) -> Self {
         Self(Rc::new(Encoded { head: bytes, ..Encoded::default() }))
+    }
+
+    /// What a socket will be given.
+    #[cfg(test)]
+    pub fn all(&self) -> Vec<u8> {
+        [&self.0.head[..], &self.0.body, &self.0.tail].concat()
     }
 
     pub fn changes(&self) -> u32 {

@@ -14,6 +14,17 @@ const CLIENTS: usize = 500;
 #[test]
 #[ignore = "a measurement"]
 fn deliveries_per_second_and_latency() {
+    deliver(|_| "a".to_owned());
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn deliveries_where_no_two_cursors_are_the_same() {
+    deliver(|n| format!("a{n}"));
+}
+
+/// `id`: of the subscription of each client, which its cursors name.
+fn deliver(id: impl Fn(usize) -> String) {
     let gateway = Gateway::with(|c| {
         c.max_connections = 2_000;
         c.max_connections_per_address = 2_000;
@@ -24,9 +35,9 @@ fn deliveries_per_second_and_latency() {
     let mut worker = gateway.worker();
     let before = resident();
     let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
+    for n in 0..CLIENTS {
         let mut client = gateway.client();
-        client.hello(&["a"]);
+        client.hello(&[&id(n)]);
         let (session, ids) = feeder.open();
         feeder.subscribed(session, &ids[0], 1, false);
         feeder.job(session, session, &[&ids[0]]);

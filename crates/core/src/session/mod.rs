@@ -348,6 +348,13 @@ impl<F: Frame> Session<F> {
         self.holding.get_or_insert_with(|| Rc::new(Held::of(live))).clone()
     }
 
+    /// The same as [`Session::holding`] in another's memory: connections that hold the same may share it.
+    pub fn share_holding(&mut self, held: &Rc<Held>) {
+        if let Some(own) = self.holding.as_mut().filter(|own| *own == held) {
+            own.clone_from(held);
+        }
+    }
+
     /// The catch-up's last part and its commit are in the queue: what waited behind it follows.
     pub fn catch_up_ended(&mut self, out: &mut Vec<Action<F>>) {
         if self.resuming {

@@ -5,6 +5,7 @@
 //! frames of a tick are encoded once per thread, and a connection's are written together. Single thread, never waits.
 
 mod clients;
+mod commits;
 mod delivery;
 mod guards;
 mod messages;
@@ -34,8 +35,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use commits::{Commits, Holdings};
 use messages::close_code;
-use sending::{Commits, over, write};
+use sending::{over, write};
 pub use sweep::interval as sweep_interval;
 
 /// Bytes of a tick in one queue that are written before its commit: clients stage them anyway.
@@ -95,6 +97,7 @@ pub struct Hub {
     directory: Directory,
     /// Tenants whose database is waited for, and when it was last asked for.
     asked: HashMap<Rc<str>, Instant>,
+    holdings: Holdings,
     /// Connections with something to write.
     to_flush: Vec<usize>,
     /// The time of the batch.
@@ -115,6 +118,7 @@ impl Hub {
         Self {
             directory: Directory::new(&config.landlord_database),
             asked: HashMap::new(),
+            holdings: Holdings::default(),
             config,
             shared,
             conns: Vec::new(),

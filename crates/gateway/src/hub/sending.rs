@@ -1,45 +1,15 @@
 //! Queues and sockets: what may be queued, when it is written, and how a connection is closed.
 
-use super::{Counted, Hub};
+use super::{Commits, Counted, Hub};
 use crate::connection::{Conn, ConnState};
 use crate::queue::OutFrame;
 use rte_core::Held;
 use rte_core::session::Tick;
 use rte_protocol::bridge::GatewayConfig;
-use rte_protocol::wire::{CloseCode, ServerMessage};
-use std::collections::HashMap;
+use rte_protocol::wire::CloseCode;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
-
-/// Different commits of a tick that are kept to be shared.
-const SHARED: usize = 1024;
-
-/// The commits of a tick: clients that hold the same share the text.
-#[derive(Debug)]
-pub struct Commits {
-    pub tick: Rc<Tick>,
-    frames: HashMap<Rc<Held>, OutFrame>,
-}
-
-impl Commits {
-    pub fn new(tick: Rc<Tick>) -> Self {
-        Self { tick, frames: HashMap::new() }
-    }
-
-    /// The commit for those who hold this.
-    pub fn frame(&mut self, held: &Rc<Held>) -> OutFrame {
-        if let Some(frame) = self.frames.get(held) {
-            return frame.clone();
-        }
-        let (cursor, time) = (self.tick.cursor.with(held), self.tick.time.to_string());
-        let frame = OutFrame::text(ServerMessage::Commit { cursor, time, mutations: None }.to_text().into(), 0);
-        if self.frames.len() < SHARED {
-            self.frames.insert(held.clone(), frame.clone());
-        }
-        frame
-    }
-}
 
 impl Hub {
     /// Puts a frame that counts into the queue; past the bound the connection is closed.
@@ -76,6 +46,7 @@ impl Hub {
         if state.closing.is_some() {
             return;
         }
+        let held = self.holdings.shared(state, held);
         let commits = state.feeder.and_then(|f| self.feeders.get_mut(&f)).and_then(|f| f.latest.as_mut());
         let frame = match commits.filter(|commits| Rc::ptr_eq(&commits.tick, &tick)) {
             Some(commits) => commits.frame(&held),
@@ -93,6 +64,7 @@ impl Hub {
     /// The commit that closes a catch-up.
     pub(super) fn push_paced_commit(&mut self, conn: &Rc<Conn>, state: &mut ConnState, commits: &mut Commits) {
         let held = state.session.holding();
+        let held = self.holdings.shared(state, held);
         let frame = commits.frame(&held);
         self.push_paced(conn, state, frame, 0);
         self.note_commit(state, commits.tick.clone(), held);

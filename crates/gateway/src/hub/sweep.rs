@@ -37,6 +37,7 @@ impl Hub {
             hub.look(conn, state, heartbeat, due);
         });
         self.forget_asked();
+        self.holdings.forget();
         if std::mem::take(&mut self.held_back) {
             self.place_waiting();
         }

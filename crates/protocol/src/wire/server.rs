@@ -136,6 +136,16 @@ pub fn snapshot_parts(id: &str, done: bool, total: Option<u64>) -> (Vec<u8>, Vec
     (head.into_bytes(), tail.into_bytes())
 }
 
+/// What stands before and after the end of the cursor in a `commit` frame; `cursor` is its beginning, and its end needs no
+/// quoting in JSON.
+#[must_use]
+pub fn commit_parts(cursor: &str, time: &str) -> (Vec<u8>, Vec<u8>) {
+    let cursor = serde_json::to_string(cursor).unwrap_or_default();
+    let time = serde_json::to_string(time).unwrap_or_default();
+    let head = format!("{{\"type\":\"commit\",\"cursor\":{}", cursor.strip_suffix('"').unwrap_or_default());
+    (head.into_bytes(), format!("\",\"time\":{time}}}").into_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,5 +162,11 @@ mod tests {
         assert!(
             matches!(m, ServerMessage::Snapshot { id, rows, done: true, total: Some(3) } if id == "a\"b" && rows.len() == 2)
         );
+
+        let (head, tail) = commit_parts("a\"b", "now");
+        let text = [head.as_slice(), b".c", &tail].concat();
+        let m: ServerMessage = serde_json::from_slice(&text).expect("commit");
+        let expected = ServerMessage::Commit { cursor: "a\"b.c".into(), time: "now".into(), mutations: None };
+        assert_eq!(m, expected);
     }
 }
