@@ -177,7 +177,9 @@ fn wait_for_extension(slot: Slot) {
             return;
         }
         process::wait(None, 0, 1000);
-        process::reload();
+        if process::reload() {
+            process::apply_database_settings();
+        }
     }
 }
 
