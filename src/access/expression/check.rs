@@ -18,7 +18,7 @@ use std::ffi::CStr;
 /// `tree` is an analysed expression that nothing else refers to.
 pub(super) unsafe fn check(client: &Client, literals: &[Literal], tree: *mut *mut Node) -> Result<(), Refusal> {
     // SAFETY: the caller's promise.
-    unsafe { Check { client, literals, costly: 0, costly_bytes: 0, bytes: 0 }.node(tree) }
+    unsafe { Check { client, literals, costly: 0, costly_bytes: 0, seen: Seen::default() }.node(tree) }
 }
 
 struct Check<'a> {
@@ -28,8 +28,16 @@ struct Check<'a> {
     costly: u64,
     /// Bytes of the constants below them.
     costly_bytes: u64,
-    /// Bytes of all constants so far.
+    seen: Seen,
+}
+
+/// What was met so far, to tell what a node has below it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// Bytes of constants.
     bytes: u64,
+    /// Casts that make numbers of text or JSON.
+    numbers: u64,
 }
 
 type Verdict = Result<(), Refusal>;
@@ -73,13 +81,13 @@ impl Check<'_> {
                 NodeTag::T_BoolExpr => self.list((*node.cast::<pg_sys::BoolExpr>()).args),
                 NodeTag::T_OpExpr | NodeTag::T_DistinctExpr | NodeTag::T_NullIfExpr => {
                     let op = node.cast::<OpExpr>();
-                    let before = self.bytes;
+                    let before = self.seen;
                     self.list((*op).args)?;
                     self.function(pg_sys::get_opcode((*op).opno), 1, before, node).map(drop)
                 }
                 NodeTag::T_ScalarArrayOpExpr => {
                     let op = node.cast::<pg_sys::ScalarArrayOpExpr>();
-                    let before = self.bytes;
+                    let before = self.seen;
                     self.list((*op).args)?;
                     let times = elements(pg_sys::list_nth((*op).args, 1).cast());
                     self.function(pg_sys::get_opcode((*op).opno), times, before, node).map(drop)
@@ -87,7 +95,7 @@ impl Check<'_> {
                 NodeTag::T_RowCompareExpr => {
                     let row = node.cast::<pg_sys::RowCompareExpr>();
                     for i in 0..compat::list_length((*row).opnos) {
-                        self.function(pg_sys::get_opcode(pg_sys::list_nth_oid((*row).opnos, i)), 1, self.bytes, node)?;
+                        self.function(pg_sys::get_opcode(pg_sys::list_nth_oid((*row).opnos, i)), 1, self.seen, node)?;
                     }
                     self.list((*row).largs)?;
                     self.list((*row).rargs)
@@ -158,7 +166,7 @@ impl Check<'_> {
                     .map_err(|why| self.client.refuse(literal.location, format!("the literal {why}"), ""))?;
             }
             self.client.stage.set(Stage::Analysing);
-            self.bytes += size((*slot).cast());
+            self.seen.bytes += size((*slot).cast());
             Ok(())
         }
     }
@@ -175,7 +183,7 @@ impl Check<'_> {
             if !self.client.table.allows((*constant).consttype) {
                 return Err(self.refuse(*slot, "a value is of a type that where may not use", ""));
             }
-            self.bytes += size(constant);
+            self.seen.bytes += size(constant);
             Ok(())
         }
     }
@@ -184,7 +192,7 @@ impl Check<'_> {
         // SAFETY: the parts of a FuncExpr.
         unsafe {
             let node = call.cast::<Node>();
-            let before = self.bytes;
+            let before = self.seen;
             self.list((*call).args)?;
             if (*call).funcretset || (*call).funcvariadic {
                 return Err(self.refuse(node, "this function may not be used in where", ""));
@@ -192,6 +200,11 @@ impl Check<'_> {
             let function =
                 self.function((*call).funcid, u64::from(compat::list_length((*call).args) > 1), before, node)?;
             match function.name.as_str() {
+                "numeric" => {
+                    let of_json = pg_sys::exprType(pg_sys::list_nth((*call).args, 0).cast()) == pg_sys::JSONBOID;
+                    self.seen.numbers += u64::from(of_json);
+                    Ok(())
+                }
                 "timezone" => self.zone(pg_sys::list_nth((*call).args, 0).cast()),
                 // With an empty escape it doubles backslashes, and nested ones would grow without bound.
                 "like_escape" if !each((*call).args).all(|arg| is(arg, NodeTag::T_Const)) => {
@@ -234,6 +247,9 @@ impl Check<'_> {
             {
                 return Err(self.refuse(node, "this cast may not be used in where", ""));
             }
+            if matches!(to, pg_sys::NUMERICOID | pg_sys::JSONOID | pg_sys::JSONBOID) {
+                self.seen.numbers += 1;
+            }
             let (mut output, mut input, mut parameter, mut varlena) = (Oid::INVALID, Oid::INVALID, Oid::INVALID, false);
             pg_sys::getTypeOutputInfo(from, &raw mut output, &raw mut varlena);
             pg_sys::getTypeInputInfo(to, &raw mut input, &raw mut parameter);
@@ -264,8 +280,8 @@ impl Check<'_> {
         }
     }
 
-    /// Allows a function that `node` calls so many times for a row; `before`: the bytes of constants before its arguments.
-    unsafe fn function(&mut self, oid: Oid, times: u64, before: u64, node: *mut Node) -> Result<Function, Refusal> {
+    /// Allows a function that `node` calls so many times for a row; `before`: what was met before its arguments.
+    unsafe fn function(&mut self, oid: Oid, times: u64, before: Seen, node: *mut Node) -> Result<Function, Refusal> {
         // SAFETY: the caller's promise.
         unsafe {
             let Some(function) = Function::load(oid).filter(|f| f.plain && types::is_built_in(oid)) else {
@@ -283,6 +299,10 @@ impl Check<'_> {
                 let hint = "Its result depends on settings or on the clock. A cast of one side may help.";
                 return Err(self.refuse(node, format!("function {name} may not be used in where"), hint));
             }
+            if names::LONG_NUMBERS.contains(&name.as_str()) && self.seen.numbers > before.numbers {
+                let message = "numerics that come out of text or JSON may not be multiplied or divided in where";
+                return Err(self.refuse(node, message, "As float8 they may be: (data->>'price')::float8."));
+            }
             if names::COSTLY.contains(&name.as_str()) {
                 self.costly = self.costly.saturating_add(times);
                 if self.costly > MAX_COSTLY {
@@ -290,7 +310,7 @@ impl Check<'_> {
                     return Err(self.refuse(node, message, "At most 32 can be used; each pattern of an array counts."));
                 }
                 if times > 0 {
-                    self.costly_bytes += self.bytes - before;
+                    self.costly_bytes += self.seen.bytes - before.bytes;
                 }
                 if self.costly_bytes > MAX_COSTLY_BYTES {
                     let message = "constants that LIKE, ||, @>, && or another costly operation is given are too long";

@@ -150,6 +150,10 @@ pub(super) const COSTLY: &[&str] = &[
     "textnlike",
 ];
 
+/// Those whose time grows with the square of the digits of a `numeric`. `'1e100000'` has a hundred thousand, in eight bytes that
+/// anybody may have written into a text or a JSON document.
+pub(super) const LONG_NUMBERS: &[&str] = &["div", "mod", "numeric_div", "numeric_mod", "numeric_mul"];
+
 /// Stable built-in functions that depend on nothing but their arguments and the setting `TimeZone`, which feeders and query
 /// workers pin to UTC (`encode/settings.rs`), so that both give the same result: by the name of their C function.
 pub(super) const ONLY_TIME_ZONE: &[&str] = &[

@@ -53,10 +53,10 @@ const NAMES: &[(&str, Oid)] = &[
 
 /// The type that a client names; nothing where it may not be used or does not exist.
 pub(super) fn named(schema: Option<&str>, name: &str, table: &Table) -> Option<Oid> {
-    if schema.is_none_or(|s| s == "pg_catalog") {
-        if let Some((_, oid)) = NAMES.iter().find(|(n, _)| *n == name) {
-            return Some(*oid);
-        }
+    if schema.is_none_or(|s| s == "pg_catalog")
+        && let Some((_, oid)) = NAMES.iter().find(|(n, _)| *n == name)
+    {
+        return Some(*oid);
     }
     let mut own = table.own_types.iter().filter(|t| t.name == name && schema.is_none_or(|s| s == t.schema));
     match (own.next(), own.next()) {
