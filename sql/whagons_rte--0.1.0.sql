@@ -107,6 +107,31 @@ CREATE TABLE rte.server_key (
 );
 COMMENT ON TABLE rte.server_key IS 'Authenticates cursors; never dumped, so that cursors end with the database that made them';
 
+-- ---------------------------------------------------------------------------------------------------
+-- Tenants: databases beside this one, which is the landlord's. Columns are known to src/worker/feeder/tenants.
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE TABLE rte.registered_tenant (
+    name          text        PRIMARY KEY,
+    domain        text,
+    database      name        NOT NULL UNIQUE,
+    registered_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX registered_tenant_domain ON rte.registered_tenant (lower(domain));
+COMMENT ON TABLE rte.registered_tenant IS 'Tenants by rte.register_tenant(). Dumped and restored.';
+SELECT pg_catalog.pg_extension_config_dump('rte.registered_tenant', '');
+
+-- At most one row. The trigger on the table is dumped with the table.
+CREATE TABLE rte.watched_tenants (
+    only_one        boolean  PRIMARY KEY DEFAULT true CHECK (only_one),
+    relation        regclass NOT NULL,
+    name_column     name     NOT NULL,
+    domain_column   name,
+    database_column name
+);
+COMMENT ON TABLE rte.watched_tenants IS 'The table that rte.watch_tenants() follows. Dumped and restored.';
+SELECT pg_catalog.pg_extension_config_dump('rte.watched_tenants', '');
+
 REVOKE ALL ON ALL TABLES IN SCHEMA rte FROM PUBLIC;
 
 -- ---------------------------------------------------------------------------------------------------
@@ -151,6 +176,28 @@ CREATE FUNCTION rte._explain_access(relation oid, role text, claims text, tenant
                                     OUT path text, OUT predicate text, OUT index_column text, OUT reason text)
 RETURNS SETOF record LANGUAGE c AS 'MODULE_PATHNAME', 'rte_explain_access_wrapper';
 COMMENT ON FUNCTION rte._explain_access(oid, text, text, int2) IS 'See rte.explain_access';
+
+CREATE FUNCTION rte._is_landlord() RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rte_is_landlord';
+COMMENT ON FUNCTION rte._is_landlord() IS 'Whether this database is rte.landlord_database';
+
+CREATE FUNCTION rte._note_tenants() RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rte_note_tenants';
+COMMENT ON FUNCTION rte._note_tenants() IS 'Has the tenants read again when the transaction commits';
+
+CREATE FUNCTION rte.follow_tenants() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'rte_follow_tenants';
+COMMENT ON FUNCTION rte.follow_tenants() IS 'Trigger of the table that rte.watch_tenants() follows';
+
+CREATE FUNCTION rte._tenant_problem(name text, domain text, database text) RETURNS text
+LANGUAGE c AS 'MODULE_PATHNAME', 'rte_tenant_problem_wrapper';
+COMMENT ON FUNCTION rte._tenant_problem(text, text, text) IS 'Why this cannot be a tenant; NULL where it can';
+
+CREATE FUNCTION rte._tenants(OUT name text, OUT domain text, OUT database text, OUT source text, OUT problem text)
+RETURNS SETOF record LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rte_tenants_wrapper';
+COMMENT ON FUNCTION rte._tenants() IS 'Tenants of all sources, and why one of them is not served';
+
+CREATE FUNCTION rte._databases(OUT database oid, OUT feeder int4, OUT connections int4, OUT waiting boolean, OUT extension text)
+RETURNS SETOF record LANGUAGE c AS 'MODULE_PATHNAME', 'rte_databases_wrapper';
+COMMENT ON FUNCTION rte._databases() IS 'What shared memory knows of databases; see rte.tenants';
 
 INSERT INTO rte.server_key VALUES (rte._random_key());
 
@@ -505,6 +552,220 @@ COMMENT ON FUNCTION rte.explain_access(regclass, name, jsonb) IS
     'How the rows of a table are told from others for a role with these claims: on the row alone (folded), or by asking (asked) and why';
 
 -- ---------------------------------------------------------------------------------------------------
+-- Tenants
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION rte._check_landlord(what text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT rte._is_landlord() THEN
+        RAISE EXCEPTION 'cannot %: this is not the landlord database', what
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = format('rte.landlord_database is "%s", and tenants are read from it only.',
+                                  current_setting('rte.landlord_database', true)),
+                  HINT = 'Connect to that database.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION rte._check_landlord(text) IS 'Raises an error outside the landlord database';
+
+CREATE FUNCTION rte.register_tenant(name text, domain text DEFAULT NULL, database name DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    host    text := nullif(domain, '');
+    target  text := coalesce(database::text, name);
+    problem text;
+    other   text;
+BEGIN
+    PERFORM rte._check_landlord('register a tenant');
+    problem := rte._tenant_problem(name, host, target);
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot register tenant "%": %', coalesce(name, ''), problem
+            USING ERRCODE = CASE WHEN problem LIKE '%reserved%' THEN 'reserved_name' ELSE 'invalid_parameter_value' END;
+    END IF;
+    -- One at a time, so that names and domains cannot pass each other.
+    LOCK TABLE rte.registered_tenant IN SHARE ROW EXCLUSIVE MODE;
+    SELECT t.name INTO other FROM rte.registered_tenant t
+    WHERE lower(register_tenant.name) IN (lower(t.name), lower(t.domain)) OR lower(host) IN (lower(t.name), lower(t.domain));
+    IF other IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot register tenant "%": its name or domain is taken by tenant "%"', name, other
+            USING ERRCODE = 'duplicate_object',
+                  HINT = 'To change a tenant, call rte.unregister_tenant() and rte.register_tenant() in one transaction.';
+    END IF;
+    SELECT t.name INTO other FROM rte.registered_tenant t WHERE t.database = target::name;
+    IF other IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot register tenant "%": database "%" is that of tenant "%"', name, target, other
+            USING ERRCODE = 'duplicate_object', HINT = 'Each tenant has a database of its own.';
+    END IF;
+    INSERT INTO rte.registered_tenant VALUES (name, host, target::name);
+    PERFORM rte._note_tenants();
+    IF NOT rte._preloaded() THEN
+        RAISE WARNING 'whagons_rte is not in shared_preload_libraries'
+            USING DETAIL = 'The tenant is registered, but no worker serves it.',
+                  HINT = 'Add whagons_rte to shared_preload_libraries and restart the server.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION rte.register_tenant(text, text, name) IS 'Has clients of a tenant served from its own database, which may come later; its name is the tenant''s unless given';
+
+CREATE FUNCTION rte.unregister_tenant(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM rte.registered_tenant t WHERE t.name = unregister_tenant.name;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'tenant "%" is not registered', name
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'rte.tenants lists tenants; those of a watched table are removed by deleting their rows.';
+    END IF;
+    PERFORM rte._note_tenants();
+END $$;
+COMMENT ON FUNCTION rte.unregister_tenant(text) IS 'Takes a tenant away: its connections are closed, its database stays as it is';
+
+CREATE FUNCTION rte._check_tenant_column(relation regclass, column_name name, what text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    col record;
+BEGIN
+    SELECT format_type(a.atttypid, a.atttypmod) AS type, y.typcategory AS category, a.attgenerated AS generated INTO col
+    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+    WHERE a.attrelid = relation AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'cannot watch "%": it has no column "%" for the %', relation, column_name, what
+            USING ERRCODE = 'undefined_column',
+                  HINT = format('Name the column: %1$s_column => ''...''%2$s.', what,
+                                CASE WHEN what <> 'name' THEN format(', or %s_column => NULL where there is none', what) END);
+    END IF;
+    IF col.category <> 'S' OR col.generated = 'v' THEN
+        RAISE EXCEPTION 'cannot watch "%": column "%" is %, not text', relation, column_name,
+                        CASE col.generated WHEN 'v' THEN 'virtual' ELSE 'of type ' || col.type END
+            USING ERRCODE = 'datatype_mismatch';
+    END IF;
+END $$;
+COMMENT ON FUNCTION rte._check_tenant_column(regclass, name, text) IS 'Raises an error where a column cannot tell a tenant''s name, domain or database';
+
+CREATE FUNCTION rte._drop_tenant_triggers(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('DROP TRIGGER IF EXISTS rte_follow_tenants ON %s', relation);
+    EXECUTE format('DROP TRIGGER IF EXISTS rte_follow_tenants_truncate ON %s', relation);
+END $$;
+COMMENT ON FUNCTION rte._drop_tenant_triggers(regclass) IS 'Drops the triggers of a watched table';
+
+CREATE FUNCTION rte.watch_tenants(relation regclass, name_column name DEFAULT 'name', domain_column name DEFAULT 'domain',
+                                  database_column name DEFAULT 'database') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    class pg_class;
+    old   regclass;
+BEGIN
+    PERFORM rte._check_landlord('watch a table of tenants');
+    IF relation IS NULL OR name_column IS NULL THEN
+        RAISE EXCEPTION 'a table and its column of names are needed' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    SELECT * INTO class FROM pg_class c WHERE c.oid = relation;
+    IF class.relkind NOT IN ('r', 'p') OR class.relispartition THEN
+        RAISE EXCEPTION 'cannot watch "%": not a table', relation
+            USING ERRCODE = 'wrong_object_type', HINT = 'Watch the table that a view reads, or a partitioned table at its root.';
+    END IF;
+    IF class.relnamespace IN ('pg_catalog'::regnamespace, 'rte'::regnamespace) OR class.relpersistence <> 'p' THEN
+        RAISE EXCEPTION 'cannot watch "%": not a permanent table of users', relation USING ERRCODE = 'wrong_object_type';
+    END IF;
+    PERFORM rte._check_tenant_column(relation, name_column, 'name');
+    IF domain_column IS NOT NULL THEN
+        PERFORM rte._check_tenant_column(relation, domain_column, 'domain');
+    END IF;
+    IF database_column IS NOT NULL THEN
+        PERFORM rte._check_tenant_column(relation, database_column, 'database');
+    END IF;
+
+    LOCK TABLE rte.watched_tenants IN SHARE ROW EXCLUSIVE MODE;
+    SELECT w.relation INTO old FROM rte.watched_tenants w;
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = old) THEN
+        PERFORM rte._drop_tenant_triggers(old);
+    END IF;
+    DELETE FROM rte.watched_tenants;
+    INSERT INTO rte.watched_tenants (relation, name_column, domain_column, database_column)
+    VALUES (relation, name_column, domain_column, database_column);
+    -- Row triggers, because replicated writes and writes to partitions fire no others; ALWAYS, for replicated ones.
+    EXECUTE format('CREATE TRIGGER rte_follow_tenants AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION rte.follow_tenants()', relation);
+    EXECUTE format('CREATE TRIGGER rte_follow_tenants_truncate AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION rte.follow_tenants()', relation);
+    EXECUTE format('ALTER TRIGGER rte_follow_tenants ON %s DEPENDS ON EXTENSION whagons_rte', relation);
+    EXECUTE format('ALTER TRIGGER rte_follow_tenants_truncate ON %s DEPENDS ON EXTENSION whagons_rte', relation);
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER rte_follow_tenants, ENABLE ALWAYS TRIGGER rte_follow_tenants_truncate', relation);
+    PERFORM rte._note_tenants();
+END $$;
+COMMENT ON FUNCTION rte.watch_tenants(regclass, name, name, name) IS 'Follows a table of tenants: a row is a tenant from its commit on';
+
+CREATE FUNCTION rte.unwatch_tenants() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    old regclass;
+BEGIN
+    DELETE FROM rte.watched_tenants w RETURNING w.relation INTO old;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no table of tenants is watched' USING ERRCODE = 'undefined_object';
+    END IF;
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = old) THEN
+        PERFORM rte._drop_tenant_triggers(old);
+    END IF;
+    PERFORM rte._note_tenants();
+END $$;
+COMMENT ON FUNCTION rte.unwatch_tenants() IS 'Ends rte.watch_tenants(): the tenants of the table are no longer served';
+
+CREATE FUNCTION rte.reload_tenants() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM rte._check_landlord('reload tenants');
+    PERFORM rte._note_tenants();
+END $$;
+COMMENT ON FUNCTION rte.reload_tenants() IS 'Reads the tenants again and tries at once what was put off, such as a database that was not there';
+
+-- Why the watched table cannot be read as its tenants, or else what is wrong with following it.
+CREATE FUNCTION rte._watch_problem(OUT unreadable text, OUT unfollowed text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    w rte.watched_tenants;
+BEGIN
+    SELECT * INTO w FROM rte.watched_tenants;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = w.relation) THEN
+        unreadable := 'it was dropped';
+        RETURN;
+    END IF;
+    SELECT string_agg(format('it has no column "%s" any more', n.name), ', ') INTO unreadable
+    FROM unnest(ARRAY[w.name_column, w.domain_column, w.database_column]) AS n(name)
+    WHERE n.name IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+        WHERE a.attrelid = w.relation AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped AND y.typcategory = 'S');
+    IF (SELECT count(*) FROM pg_trigger t
+        WHERE t.tgrelid = w.relation AND t.tgenabled = 'A' AND t.tgname IN ('rte_follow_tenants', 'rte_follow_tenants_truncate')) < 2
+    THEN
+        unfollowed := 'its triggers are missing or disabled';
+    END IF;
+END $$;
+COMMENT ON FUNCTION rte._watch_problem() IS 'What is wrong with the table that rte.watch_tenants() follows';
+
+-- Every source's rows, registered ones first: of two that claim the same, the first is served. `most` bounds them.
+CREATE FUNCTION rte._tenant_entries(most int4, OUT name text, OUT domain text, OUT database text, OUT source text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    w rte.watched_tenants;
+BEGIN
+    RETURN QUERY SELECT t.name, t.domain, t.database::text, 'registered'
+                 FROM rte.registered_tenant t ORDER BY t.name LIMIT most;
+    SELECT * INTO w FROM rte.watched_tenants;
+    IF NOT FOUND OR (SELECT p.unreadable IS NOT NULL FROM rte._watch_problem() p) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY EXECUTE format('SELECT %1$I::text, %2$s, %3$s, %4$L FROM %5$s ORDER BY %1$I::text COLLATE "C" LIMIT $1',
+        w.name_column,
+        coalesce(quote_ident(w.domain_column), 'NULL') || '::text',
+        coalesce(quote_ident(w.database_column), 'NULL') || '::text',
+        w.relation::text, w.relation) USING most;
+END $$;
+COMMENT ON FUNCTION rte._tenant_entries(int4) IS 'Tenants as their sources have them';
+
+-- ---------------------------------------------------------------------------------------------------
 -- Definitions that change: markers in the log, in the transaction that changes them
 -- ---------------------------------------------------------------------------------------------------
 
@@ -549,6 +810,10 @@ BEGIN
     IF tg_tag IN ('ALTER TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA') THEN
         PERFORM rte._mark(t.relation, 'S') FROM rte.registered_table t;
         RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c JOIN rte.watched_tenants w ON w.relation = c.objid::regclass
+               WHERE c.classid = 'pg_class'::regclass) THEN
+        PERFORM rte._note_tenants();
     END IF;
     FOR target IN
         SELECT DISTINCT t.relation::oid
@@ -610,6 +875,16 @@ BEGIN
         -- Also where the last policy is gone: without one, nobody sees a row.
         PERFORM rte._mark_tables_with_policies();
     END IF;
+    IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d JOIN rte.watched_tenants w ON w.relation = d.objid::regclass
+               WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0) THEN
+        DELETE FROM rte.watched_tenants;
+        PERFORM rte._note_tenants();
+        RAISE WARNING 'the table that rte.watch_tenants() follows was dropped: its tenants are no longer served';
+    ELSIF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d WHERE d.object_type = 'trigger')
+          AND EXISTS (SELECT FROM rte.watched_tenants) THEN
+        -- It may be one of its triggers.
+        PERFORM rte._note_tenants();
+    END IF;
     -- A capture trigger or a partition that is gone: whose root it was is not told, so all partitioned or uncaptured tables.
     IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
                WHERE d.object_type IN ('trigger', 'table', 'type', 'policy', 'schema', 'index', 'table constraint')
@@ -654,6 +929,28 @@ CREATE VIEW rte.workers AS
 SELECT w.pid, w.kind, d.datname AS database, w.state, w.started_at
 FROM rte._workers() w LEFT JOIN pg_catalog.pg_database d ON d.oid = w.database;
 COMMENT ON VIEW rte.workers IS 'Processes of whagons_rte in this server';
+
+CREATE VIEW rte.tenants AS
+SELECT t.name,
+       t.domain,
+       t.database,
+       t.source,
+       CASE WHEN t.problem IS NOT NULL THEN t.problem
+            WHEN d.oid IS NULL THEN 'database missing'
+            WHEN NOT d.datallowconn THEN 'database takes no connections'
+            WHEN d.datistemplate THEN 'database is a template'
+            WHEN s.extension = 'there' AND s.feeder IS NOT NULL THEN 'serving'
+            WHEN s.feeder IS NOT NULL THEN 'starting'
+            WHEN s.extension = 'missing' THEN 'extension missing'
+            WHEN s.waiting THEN 'waiting for a worker'
+            WHEN s.extension = 'there' THEN 'ready'
+            ELSE 'not looked at yet' END AS state,
+       s.feeder,
+       coalesce(s.connections, 0) AS connections
+FROM rte._tenants() t
+LEFT JOIN pg_catalog.pg_database d ON d.datname = t.database
+LEFT JOIN rte._databases() s ON s.database = d.oid;
+COMMENT ON VIEW rte.tenants IS 'Tenants with a database of their own, and how each is doing';
 
 CREATE VIEW rte.connections AS
 SELECT (c ->> 'session')::uuid AS session,
@@ -707,8 +1004,13 @@ REVOKE ALL ON ALL TABLES IN SCHEMA rte FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION rte.capture(), rte.policy_table_changed() TO PUBLIC;
 GRANT USAGE ON SCHEMA rte TO pg_monitor;
 GRANT SELECT ON rte.tables, rte.policy_tables, rte.workers, rte.connections, rte.subscriptions, rte.sync_log TO pg_monitor;
+
+GRANT EXECUTE ON FUNCTION rte.capture() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION rte.follow_tenants() TO PUBLIC;
+GRANT USAGE ON SCHEMA rte TO pg_monitor;
+GRANT SELECT ON rte.tables, rte.tenants, rte.workers, rte.connections, rte.subscriptions, rte.sync_log TO pg_monitor;
 -- Functions in a view are checked as the reader, not as the view's owner.
-GRANT EXECUTE ON FUNCTION rte._workers(), rte._report(), rte._change_key(oid, int8, bytea, bytea),
+GRANT EXECUTE ON FUNCTION rte._workers(), rte._tenants(), rte._databases(), rte._report(), rte._change_key(oid, int8, bytea, bytea),
     rte._key_index(oid), rte._key_columns(oid), rte._published_columns(oid, name[]), rte._captured(oid) TO pg_monitor;
 
 -- Last, or they would fire for what stands above.

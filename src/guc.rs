@@ -7,9 +7,11 @@ use pgrx::pg_sys;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use rte_protocol::bridge::{GatewayConfig, SandboxMode};
 use std::ffi::{CStr, CString};
+use std::time::Duration;
 
 type Text = GucSetting<Option<CString>>;
 type Int = GucSetting<i32>;
+type Switch = GucSetting<bool>;
 
 // The database whose tables a `hello` without tenant reads. `postgres` exists in every cluster.
 static LANDLORD_DATABASE: Text = GucSetting::<Option<CString>>::new(Some(c"postgres"));
@@ -30,7 +32,7 @@ static JWT_LEEWAY: Int = GucSetting::<i32>::new(30);
 static JWT_ROLE_CLAIM: Text = GucSetting::<Option<CString>>::new(Some(c".role"));
 static JWT_TENANT_CLAIM: Text = GucSetting::<Option<CString>>::new(Some(c".tenant"));
 // A token that names no tenant would be good for all of them.
-static REQUIRE_TENANT_CLAIM: GucSetting<bool> = GucSetting::<bool>::new(true);
+static REQUIRE_TENANT_CLAIM: Switch = GucSetting::<bool>::new(true);
 static AUTHENTICATOR_ROLE: Text = GucSetting::<Option<CString>>::new(Some(c""));
 static AUTHENTICATE_FUNCTION: Text = GucSetting::<Option<CString>>::new(Some(c""));
 // A feeder that asks Postgres for rows serves nobody meanwhile.
@@ -42,8 +44,18 @@ static MAX_ASKED_ROWS: Int = GucSetting::<i32>::new(50_000);
 // As long as a client may keep a snapshot waiting.
 static STATEMENT_TIMEOUT: Int = GucSetting::<i32>::new(30_000);
 static ALLOWED_ORIGINS: Text = GucSetting::<Option<CString>>::new(Some(c""));
-// Databases that may be captured at once; each holds about 100 kB of shared memory.
-static MAX_DATABASES: Int = GucSetting::<i32>::new(16);
+// Databases that may be captured at once: a few hundred tenants. Each holds about 25 kB of shared memory, all 6.4 MB.
+static MAX_DATABASES: Int = GucSetting::<i32>::new(256);
+// Far more than workers can take turns for; a table that was named by mistake must not fill the gateway.
+static MAX_TENANTS: Int = GucSetting::<i32>::new(10_000);
+// A tenant is served once it is registered: nobody wants to log in to its database first.
+static AUTO_CREATE_EXTENSION: Switch = GucSetting::<bool>::new(true);
+// Outlives a page's reload and a network's failure, and a tenant at night costs nothing.
+static FEEDER_IDLE_TIMEOUT: Int = GucSetting::<i32>::new(60);
+// Time for all clients of a tenant to be let in, to resume or read small snapshots, and to be sent what they missed.
+static FEEDER_MIN_TURN: Int = GucSetting::<i32>::new(2000);
+// Zero: half of the worker slots that are not the launchers', so that every feeder finds a query worker.
+static MAX_FEEDERS: Int = GucSetting::<i32>::new(0);
 // A client that is away over a weekend's night resumes; one that is away longer reads a snapshot.
 static RETENTION: Int = GucSetting::<i32>::new(24 * 60);
 // Large enough for a day of moderate load, small enough for any disk.
@@ -138,6 +150,48 @@ pub fn register() {
         1,
         1024,
         postmaster(),
+        none,
+    );
+    int(
+        c"rte.max_tenants",
+        c"Tenants that are served; further ones are left out.",
+        &MAX_TENANTS,
+        0,
+        1_000_000,
+        Sighup,
+        none,
+    );
+    switch(
+        c"rte.auto_create_extension",
+        c"Creates the extension in the databases of tenants.",
+        &AUTO_CREATE_EXTENSION,
+        Sighup,
+    );
+    int(
+        c"rte.feeder_idle_timeout",
+        c"Time without clients after which the feeder of a tenant ends.",
+        &FEEDER_IDLE_TIMEOUT,
+        1,
+        86_400,
+        Sighup,
+        GucFlags::UNIT_S,
+    );
+    int(
+        c"rte.feeder_min_turn",
+        c"Time that the feeder of a tenant serves before it makes room for another tenant.",
+        &FEEDER_MIN_TURN,
+        0,
+        3_600_000,
+        Sighup,
+        ms,
+    );
+    int(
+        c"rte.max_feeders",
+        c"Feeders of tenants at once; 0 derives it from max_worker_processes.",
+        &MAX_FEEDERS,
+        0,
+        1024,
+        Sighup,
         none,
     );
     int(
@@ -323,13 +377,11 @@ fn register_tokens() {
     );
     text(c"rte.jwt_role_claim", c"Place of the role in a token's claims.", &JWT_ROLE_CLAIM, Suset);
     text(c"rte.jwt_tenant_claim", c"Place of the tenant in a token's claims.", &JWT_TENANT_CLAIM, Suset);
-    GucRegistry::define_bool_guc(
+    switch(
         c"rte.require_tenant_claim",
         c"Whether a token must name the tenant whose database it is used in.",
-        c"",
         &REQUIRE_TENANT_CLAIM,
         Suset,
-        GucFlags::default(),
     );
     text(
         c"rte.authenticator_role",
@@ -412,6 +464,10 @@ pub fn usual_search_path() -> String {
     unsafe {
         CStr::from_ptr(pg_sys::GetConfigOptionResetString(c"search_path".as_ptr())).to_string_lossy().into_owned()
     }
+}
+
+fn switch(name: &'static CStr, what: &'static CStr, setting: &'static Switch, context: GucContext) {
+    GucRegistry::define_bool_guc(name, what, c"", setting, context, GucFlags::default());
 }
 
 fn get_text(setting: &Text) -> String {
@@ -503,6 +559,40 @@ pub fn statement_timeout_ms() -> u64 {
 
 pub fn max_databases() -> usize {
     get(&MAX_DATABASES) as usize
+}
+
+pub fn max_tenants() -> usize {
+    get(&MAX_TENANTS) as usize
+}
+
+pub fn auto_create_extension() -> bool {
+    AUTO_CREATE_EXTENSION.get()
+}
+
+pub fn feeder_idle_timeout() -> Duration {
+    Duration::from_secs(get(&FEEDER_IDLE_TIMEOUT))
+}
+
+pub fn feeder_min_turn_ms() -> u64 {
+    get(&FEEDER_MIN_TURN)
+}
+
+/// Feeders of tenants at once. Our launcher and that of logical replication have a slot each; of the rest one half is for
+/// feeders, the landlord's among them, the other for their query workers.
+pub fn max_feeders() -> usize {
+    match get(&MAX_FEEDERS) as usize {
+        0 => (max_worker_processes().saturating_sub(2) / 2).saturating_sub(1).max(1),
+        set => set,
+    }
+}
+
+pub fn max_worker_processes() -> usize {
+    // SAFETY: a plain read of a setting that does not change.
+    usize::try_from(unsafe { pg_sys::max_worker_processes }).unwrap_or(0)
+}
+
+pub fn tenant_start_timeout() -> Duration {
+    Duration::from_millis(get(&TENANT_START_TIMEOUT))
 }
 
 pub fn retention_us() -> i64 {

@@ -16,6 +16,7 @@ mod refusal;
 mod secret;
 mod shmem;
 mod snapshot;
+mod tenants;
 mod worker;
 
 /// Where `#[pg_guard]` on a block of foreign functions looks for its boundary.
@@ -33,6 +34,7 @@ pgrx::pg_module_magic!();
 pub extern "C-unwind" fn _PG_init() {
     guc::register();
     capture::register_callbacks();
+    tenants::register_callback();
     // SAFETY: plain read of a flag of the postmaster's.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         shmem::request();

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/PROTOCOL.md", "docs/SETTINGS.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/PROTOCOL.md", "docs/SETTINGS.md", "docs/TENANTS.md"]
 # What Postgres multiplies a unit with, by the base unit of the setting.
 UNITS = {
     "ms": {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000},
@@ -51,19 +51,23 @@ def declared_settings():
     source = read("src/guc.rs")
     texts = dict(re.findall(r'^static (\w+): Text = .*?Some\(c"([^"]*)"\)\);', source, re.M))
     integers = dict(re.findall(r"^static (\w+): Int = .*?::new\(([^;]+)\);", source, re.M))
+    switches = dict(re.findall(r"^static (\w+): Switch = .*?::new\((true|false)\);", source, re.M))
     body = re.search(r"^pub fn register\(\) \{\n(.*?)^\}", source, re.M | re.S)[1]
     settings = {}
-    for kind, arguments in re.findall(r"^    (text|int)\((.*?)\);$", body, re.M | re.S):
+    for kind, arguments in re.findall(r"^    (text|int|switch)\((.*?)\);$", body, re.M | re.S):
         name = re.match(r'\s*c"(rte\.\w+)",\s*c"[^"]*",\s*', arguments)
         rest = [part.strip() for part in arguments[name.end() :].strip().rstrip(",").split(",")]
         static = rest[0].lstrip("&")
         if kind == "text":
             settings[name[1]] = Setting(texts[static], None, None, "", CONTEXTS[rest[1]])
+        elif kind == "switch":
+            default = "on" if switches[static] == "true" else "off"
+            settings[name[1]] = Setting(default, None, None, "", CONTEXTS[rest[1]])
         else:
             low, high, context, flag = rest[1:]
             unit = FLAGS[flag.rsplit("::", 1)[-1]]
             settings[name[1]] = Setting(number(integers[static]), number(low), number(high), unit, CONTEXTS[context])
-    if len(settings) != len(re.findall(r'^\s*(?:(?:text|int)\()?c"rte\.\w+",', body, re.M)):
+    if len(settings) != len(re.findall(r'^\s*(?:(?:text|int|switch)\()?c"rte\.\w+",', body, re.M)):
         raise ValueError("src/guc.rs declares settings in a form that this program does not read")
     return settings
 

@@ -5,6 +5,7 @@ mod access;
 mod condition;
 mod log;
 mod report;
+mod tenants;
 
 use crate::changelog::Op;
 use crate::{capture, shmem, sql_function};
@@ -52,6 +53,10 @@ unsafe fn preloaded(_fcinfo: pg_sys::FunctionCallInfo) -> Datum {
 /// None: takes no argument.
 unsafe fn wake(_fcinfo: pg_sys::FunctionCallInfo) -> Datum {
     capture::mark(Oid::INVALID, Op::Access);
+    if let Some(slot) = shmem::available().then(shmem::own_database).flatten() {
+        // Whoever creates it by hand wants it served, even where it was dropped before.
+        slot.get().set_extension(shmem::Extension::Unknown);
+    }
     Datum::from(0)
 }
 

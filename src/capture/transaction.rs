@@ -171,7 +171,7 @@ impl Transaction {
             if self.xid == 0 {
                 self.xid = pg_sys::GetTopFullTransactionId().value;
                 self.at = pg_sys::GetCurrentTransactionStartTimestamp();
-                self.slot = shmem::available().then(|| shmem::database(pg_sys::MyDatabaseId)).flatten();
+                self.slot = shmem::available().then(shmem::own_database).flatten();
             }
         }
         if let Some(slot) = self.slot

@@ -2,6 +2,7 @@
 //! needed. Each runs on the main thread of a background worker; the gateway, which the launcher forks, is the
 //! only one with threads, and the only one that never calls Postgres.
 
+mod backoff;
 pub mod feeder;
 pub mod launcher;
 mod process;

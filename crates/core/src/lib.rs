@@ -9,6 +9,7 @@ pub mod held;
 pub mod router;
 pub mod session;
 pub mod snapshot;
+pub mod tenants;
 
 pub use cursor::{Cursor, CursorError};
 pub use held::{Held, HeldError};

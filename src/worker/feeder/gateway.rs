@@ -23,6 +23,9 @@ impl Feeder {
         }
         if let Ok(link) = Link::connect(&path, self.database, &self.name) {
             self.link = Some(link);
+            if let Some(landlord) = &mut self.landlord {
+                landlord.attached();
+            }
             self.commit_due = true;
         }
     }

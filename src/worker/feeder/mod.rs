@@ -16,6 +16,7 @@ mod rows;
 mod session;
 mod shape;
 mod shapes;
+mod tenants;
 mod tick;
 mod upkeep;
 
@@ -38,12 +39,15 @@ use registry::Registry;
 use rte_core::Snapshot;
 use rte_protocol::bridge::ShapeId;
 use rte_protocol::bridge::{SessionId, ToFeeder};
+use rte_protocol::wire::CloseCode;
 use session::Session;
 use shapes::Shapes;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tenants::{Landlord, Task};
 use tick::Pending;
+use upkeep::Hiring;
 
 /// How long a feeder keeps recent ticks after its last session left: a gateway's restart, a flaky network.
 const LINGER: Duration = Duration::from_secs(60);
@@ -108,7 +112,13 @@ pub struct Feeder {
     tick_at: Instant,
     commit_at: Instant,
     upkeep_at: Instant,
-    launched_at: Option<Instant>,
+    hiring: Hiring,
+    /// What it was launched for, and the tenants where it is the landlord's.
+    task: Task,
+    landlord: Option<Box<Landlord>>,
+    began: Instant,
+    /// Since when it has had no sessions, where it has none.
+    idle_from: Instant,
 }
 
 /// What follows a tick.
@@ -146,18 +156,40 @@ pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
         );
         return;
     };
+    let task = Task::of_this_process();
+    if !slot.claim() {
+        // The one before has not ended yet, or another was faster.
+        tenants::end(slot);
+    }
+    if let Some(worker) = worker {
+        worker.task.store(task.hash(), Ordering::Relaxed);
+    }
+    if task == Task::Landlord {
+        Landlord::watch_databases();
+    }
     loop {
         if let Some(worker) = worker {
             worker.state.store(State::Waiting as i32, Ordering::Relaxed);
         }
-        wait_for_extension(slot);
+        match task {
+            Task::Landlord => wait_for_extension(slot),
+            _ => tenants::prepare(slot),
+        }
         if let Some(worker) = worker {
             worker.state.store(State::Running as i32, Ordering::Relaxed);
         }
-        let mut feeder = Feeder::new(slot, database, search_path.clone());
+        let mut feeder = Feeder::new(slot, database, task.clone(), search_path.clone());
+        if matches!(task, Task::Visit(_)) {
+            feeder.visit(worker);
+        }
         pgrx::log!("whagons_rte serves database \"{}\"", feeder.name);
-        feeder.run();
+        feeder.run(worker);
         pgrx::log!("whagons_rte no longer serves database \"{}\": the extension was dropped", feeder.name);
+        if task != Task::Landlord {
+            // Whoever dropped it may be about to create it anew, and must not find it there.
+            slot.get().set_extension(shmem::Extension::Dropped);
+            feeder.leave(CloseCode::TryAgainLater.code());
+        }
     }
 }
 
@@ -184,7 +216,7 @@ fn wait_for_extension(slot: Slot) {
 }
 
 impl Feeder {
-    fn new(slot: Slot, database: Oid, search_path: String) -> Self {
+    fn new(slot: Slot, database: Oid, task: Task, search_path: String) -> Self {
         slot.attach_feeder();
         token::reload();
         let gap = slot.get().gap.swap(false, Ordering::SeqCst);
@@ -238,12 +270,16 @@ impl Feeder {
             tick_at: now,
             commit_at: now,
             upkeep_at: now,
-            launched_at: None,
+            hiring: Hiring::default(),
+            landlord: (task == Task::Landlord).then(|| Box::new(Landlord::new(database))),
+            task,
+            began: now,
+            idle_from: now,
         }
     }
 
     /// Runs until the extension is dropped.
-    fn run(&mut self) {
+    fn run(&mut self, worker: Option<&shmem::Worker>) {
         let mut messages = Vec::new();
         let mut polled_at = Instant::now();
         loop {
@@ -253,6 +289,7 @@ impl Feeder {
             }
             self.connect();
             self.receive(&mut messages);
+            self.tend_tenants(&mut messages);
             let now = Instant::now();
             let poll = Duration::from_millis(guc::poll_interval_ms());
             let in_use = self.in_use(now);
@@ -281,7 +318,9 @@ impl Feeder {
                 self.upkeep_at = self.upkeep(now);
             }
             self.order_postponed(now);
+            self.hire_again(now);
             self.flush();
+            self.leave_if_due(worker, Instant::now());
             self.sleep(polled_at + poll, in_use);
         }
     }
@@ -312,6 +351,8 @@ impl Feeder {
         if self.link.is_none() {
             until = until.min(self.retry_at);
         }
+        let others = [self.hiring.next(), self.landlord.as_ref().map(|l| l.next()), self.leave_at()];
+        until = others.into_iter().flatten().fold(until, Instant::min);
         if self.commit_due {
             until = now;
         }

@@ -16,7 +16,7 @@ use crate::job::{Job, SnapshotJob};
 use crate::shmem::{self, Kind};
 use pgrx::pg_sys::Oid;
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId, ToFeeder};
-use rte_protocol::wire::{ErrorCode, Subscription};
+use rte_protocol::wire::{CloseCode, ErrorCode, Subscription};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -53,6 +53,14 @@ impl Feeder {
     /// Handles a gateway's message. Resumptions are collected, to be answered together.
     pub(super) fn handle(&mut self, message: ToFeeder, resuming: &mut Vec<Resuming>) {
         match message {
+            // The gateway does not decide whose database this is.
+            ToFeeder::Open { session, tenant, .. } if tenant != self.task.tenant().unwrap_or_default() => {
+                let (close, message) = (CloseCode::NoSuchTenant.code(), "no such tenant".to_owned());
+                self.send(
+                    &FromFeeder::Refused { session, close, code: ErrorCode::UnknownTenant, message, hint: None },
+                    &[],
+                );
+            }
             ToFeeder::Open { session, tenant, token, client, peer, cursor, subscriptions } => {
                 let caller = Caller { tenant, client, peer };
                 self.log_in(session, caller, token, Opening { cursor, subscriptions }, resuming);
@@ -76,7 +84,7 @@ impl Feeder {
             ToFeeder::SnapshotFailed { session, ids, code, message, hint } => {
                 self.read_again(session, &ids, &Refusal { code, message, hint });
             }
-            ToFeeder::NeedDatabase { .. } => {}
+            ToFeeder::NeedDatabase { .. } | ToFeeder::ReloadTenants => {}
             ToFeeder::NeedTick => self.commit_due = true,
             ToFeeder::NeedWorker { waiting } => self.launch_query_workers(waiting as usize),
         }

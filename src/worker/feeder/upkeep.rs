@@ -7,6 +7,8 @@ use crate::worker::process;
 use crate::{changelog, guc};
 use pgrx::bgworkers::BackgroundWorkerBuilder;
 use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Between looks at the log, where nothing asks for one sooner.
@@ -15,6 +17,26 @@ const LOOK: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(20);
 /// Time for a query worker that was launched to show up.
 const LAUNCH: Duration = Duration::from_millis(200);
+
+/// Until another attempt where there was no slot for one, and between lines in the log about that.
+const RETRY: Duration = Duration::from_millis(50);
+const COMPLAIN: Duration = Duration::from_secs(60);
+
+/// Query workers that are to be launched.
+#[derive(Default)]
+pub struct Hiring {
+    launched_at: Option<Instant>,
+    /// Jobs that wait for one that could not be launched yet, since when, and when to try again.
+    missed: Option<(usize, Instant, Instant)>,
+    complained_at: Option<Instant>,
+}
+
+impl Hiring {
+    /// When to try again.
+    pub fn next(&self) -> Option<Instant> {
+        self.missed.map(|(_, _, at)| at)
+    }
+}
 
 /// What a step of upkeep came to.
 enum Step {
@@ -50,6 +72,7 @@ impl Feeder {
         let Some(newest) = all.iter().max_by_key(|s| s.generation).map(|s| s.number) else { return Step::Done };
         let sizes: Vec<u64> =
             (0..shmem::SEGMENTS).map(|n| changelog::segment_oid(n).map_or(0, segments::size_bytes)).collect();
+        self.slot.get().log_used.store(sizes.iter().any(|size| *size > 0), Ordering::Release);
         let current = self.slot.segment().unwrap_or(newest);
         let spares = self.slot.spares();
         // SAFETY: reads the clock.
@@ -76,14 +99,18 @@ impl Feeder {
         let now = Instant::now();
         let running = shmem::count_workers(Kind::QueryWorker, self.database);
         let wanted = (running + waiting).min(guc::query_workers());
+        let hiring = &mut self.hiring;
+        if running >= wanted {
+            hiring.missed = None;
+            return;
+        }
         // One that was launched needs a moment to show up.
-        if running >= wanted || self.launched_at.is_some_and(|at| now < at + LAUNCH) {
+        if hiring.launched_at.is_some_and(|at| now < at + LAUNCH) {
             return;
         }
         // Said when it was found out; nobody is let in, so no job waits for long.
         let Ok(authenticator) = &self.authenticator else { return };
         let argument = crate::worker::query::argument(self.database, authenticator.unwrap_or(pg_sys::Oid::INVALID));
-        self.launched_at = Some(now);
         for _ in running..wanted {
             let launched = BackgroundWorkerBuilder::new("whagons_rte query worker")
                 .set_type("whagons_rte query worker")
@@ -95,9 +122,42 @@ impl Feeder {
                 .set_restart_time(None)
                 .load_dynamic();
             if launched.is_err() {
-                pgrx::warning!("could not launch a query worker: max_worker_processes is too low");
+                hiring.missed(waiting, self.database, now);
                 return;
             }
+            hiring.launched_at = Some(now);
+        }
+        hiring.missed = None;
+    }
+
+    /// Tries again to launch query workers that found no slot.
+    pub(super) fn hire_again(&mut self, now: Instant) {
+        if let Some((waiting, since, at)) = self.hiring.missed
+            && now >= at
+        {
+            self.hiring.missed = Some((waiting, since, now + RETRY));
+            self.launch_query_workers(waiting);
+        }
+    }
+}
+
+impl Hiring {
+    /// There is no free slot: others are asked for theirs.
+    fn missed(&mut self, waiting: usize, database: pg_sys::Oid, now: Instant) {
+        let since = self.missed.map_or(now, |(_, since, _)| since);
+        self.missed = Some((waiting, since, now + RETRY));
+        let room = shmem::make_room(Kind::QueryWorker, database);
+        // The second worker of a database is no matter.
+        let short = !room && shmem::count_workers(Kind::QueryWorker, database) == 0 && now >= since + LAUNCH;
+        if short && self.complained_at.is_none_or(|at| now >= at + COMPLAIN) {
+            self.complained_at = Some(now);
+            let workers = guc::max_worker_processes();
+            ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "snapshots wait for a query worker: there is no free worker slot",
+                format!("Raise max_worker_processes (now {workers}).")
+            );
         }
     }
 }

@@ -8,6 +8,7 @@ mod control;
 mod forget;
 mod sandbox;
 
+use super::backoff::Backoff;
 use super::process::{self, Terminate};
 use crate::shmem::{self, Kind, State};
 use crate::{compat, guc};
@@ -19,38 +20,11 @@ use pgrx::prelude::*;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Pauses between attempts double from the first to the second.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A process that ran this long had started well: the next attempt comes at once.
-const STARTED_WELL: Duration = Duration::from_secs(5);
 /// Between looks for a database that is not there.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// When to try again something that fails.
-struct Backoff {
-    pause: Duration,
-    at: Instant,
-}
-
-impl Backoff {
-    fn new() -> Self {
-        Self { pause: FIRST_PAUSE, at: Instant::now() }
-    }
-
-    fn is_due(&self) -> bool {
-        Instant::now() >= self.at
-    }
-
-    fn ended(&mut self, ran: Duration) {
-        if ran >= STARTED_WELL {
-            *self = Self::new();
-        } else {
-            self.at = Instant::now() + self.pause;
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-}
+/// Between looks for places in shared memory whose databases are gone, and between complaints that there is none.
+const FREE: Duration = Duration::from_secs(10);
+const COMPLAIN: Duration = Duration::from_secs(60);
 
 struct Launcher {
     gateway: Option<Gateway>,
@@ -59,6 +33,8 @@ struct Launcher {
     feeder_backoff: Backoff,
     /// A database that was looked for in vain, so that the log says so once.
     missing: Option<String>,
+    freed_at: Instant,
+    complained_at: Option<Instant>,
 }
 
 /// Entry point.
@@ -83,6 +59,8 @@ pub extern "C-unwind" fn rte_launcher_main(_arg: Datum) {
         feeder: None,
         feeder_backoff: Backoff::new(),
         missing: None,
+        freed_at: Instant::now(),
+        complained_at: None,
     };
     while !process::shutdown_requested() {
         launcher.step();
@@ -104,6 +82,7 @@ impl Launcher {
         }
         self.watch_gateway();
         self.watch_feeder();
+        self.free_databases();
         let mut until = Instant::now() + LOOK;
         if self.gateway.is_none() {
             until = until.min(self.gateway_backoff.at);
@@ -162,31 +141,70 @@ impl Launcher {
             return;
         };
         self.missing = None;
-        let launched = BackgroundWorkerBuilder::new(&format!("whagons_rte feeder {name}"))
-            .set_type("whagons_rte feeder")
-            .set_function("rte_feeder_main")
-            .set_library("whagons_rte")
-            .set_argument(Some(Datum::from(database)))
-            .enable_shmem_access(None)
-            .enable_spi_access()
-            .set_restart_time(None)
-            // SAFETY: a plain read.
-            .set_notify_pid(unsafe { pg_sys::MyProcPid })
-            .load_dynamic();
-        match launched {
+        match launch_feeder(database, &name, None) {
             Ok(feeder) => self.feeder = Some((feeder, Instant::now())),
-            Err(_) => {
+            Err(NoSlot) => {
                 pgrx::warning!("could not launch the feeder of database \"{name}\": max_worker_processes is too low");
+                shmem::make_room(Kind::Feeder, database);
                 self.feeder_backoff.ended(Duration::ZERO);
             }
         }
     }
+
+    /// Gives the places of dropped databases to others, and says when there are too few.
+    fn free_databases(&mut self) {
+        let wanted = shmem::take_room_wanted();
+        if !wanted && self.freed_at.elapsed() < FREE {
+            return;
+        }
+        self.freed_at = Instant::now();
+        let freed = shmem::free_databases(|| databases().iter().map(|d| d.oid.to_u32()).collect());
+        if wanted && freed == 0 && self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+            self.complained_at = Some(Instant::now());
+            ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "changes of a database are not captured: there is no room for another database",
+                "Raise rte.max_databases and restart the server."
+            );
+        }
+    }
+}
+
+/// There is no free slot for another background worker.
+pub struct NoSlot;
+
+/// Launches the feeder of a database; `task` is what a tenant's is told.
+pub fn launch_feeder(database: Oid, name: &str, task: Option<&str>) -> Result<DynamicBackgroundWorker, NoSlot> {
+    BackgroundWorkerBuilder::new(&format!("whagons_rte feeder {name}"))
+        .set_type("whagons_rte feeder")
+        .set_function("rte_feeder_main")
+        .set_library("whagons_rte")
+        .set_argument(Some(Datum::from(database)))
+        .set_extra(task.unwrap_or_default())
+        .enable_shmem_access(None)
+        .enable_spi_access()
+        .set_restart_time(None)
+        // SAFETY: a plain read.
+        .set_notify_pid(unsafe { pg_sys::MyProcPid })
+        .load_dynamic()
+        .map_err(|_| NoSlot)
+}
+
+struct Found {
+    oid: Oid,
+    name: String,
+    open: bool,
+}
+
+fn database_oid(name: &str) -> Option<Oid> {
+    databases().into_iter().find(|d| d.name == name && d.open).map(|d| d.oid)
 }
 
 /// Looks without an index: a process without a database may not know the indexes of shared catalogs.
-fn database_oid(name: &str) -> Option<Oid> {
+fn databases() -> Vec<Found> {
     process::transaction(|_| {
-        let mut found = None;
+        let mut found = Vec::new();
         // SAFETY: a scan of a shared catalog, in a transaction; rows are read as the catalog's struct.
         unsafe {
             let rel = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
@@ -198,9 +216,7 @@ fn database_oid(name: &str) -> Option<Oid> {
                     break;
                 }
                 let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-                if compat::name(&form.datname) == name && form.datallowconn {
-                    found = Some(form.oid);
-                }
+                found.push(Found { oid: form.oid, name: compat::name(&form.datname), open: form.datallowconn });
             }
             pg_sys::systable_endscan(scan);
             pg_sys::table_close(rel, pg_sys::AccessShareLock as i32);

@@ -62,7 +62,8 @@ pub extern "C-unwind" fn rte_query_worker_main(arg: pg_sys::Datum) {
     let mut until = Instant::now() + idle;
     while Instant::now() < until {
         let Some(mut link) = attach(database) else {
-            if wait(None, 0, RETRY_MS) == Wake::Shutdown {
+            wait::note_idle(true);
+            if wait(None, 0, RETRY_MS) == Wake::Shutdown || wait::is_asked_to_leave() {
                 break;
             }
             continue;
@@ -96,6 +97,7 @@ fn start(database: pg_sys::Oid, role: pg_sys::Oid) {
     unsafe { compat::connect_as(database, role) };
     if let Some(worker) = shmem::enter_this_worker(Kind::QueryWorker, database) {
         worker.state.store(State::Running as i32, Ordering::Relaxed);
+        wait::enter(worker);
     }
     encode::pin_settings();
     for (name, value) in SETTINGS {
@@ -144,6 +146,7 @@ fn serve(link: &mut Link, mut until: Instant) -> (bool, End) {
     loop {
         match link.receive() {
             Ok(Some(Incoming::Job { job, blob })) => {
+                wait::note_idle(false);
                 match work(link, job, &blob) {
                     Ok(()) => {}
                     // The gateway gives the job to a worker that is launched anew.
@@ -156,6 +159,10 @@ fn serve(link: &mut Link, mut until: Instant) -> (bool, End) {
             // The cancel of a job that has ended meanwhile.
             Ok(Some(Incoming::Cancel { .. })) => {}
             Ok(None) => {
+                wait::note_idle(true);
+                if wait::is_asked_to_leave() {
+                    return (worked, End::Shutdown);
+                }
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     return (worked, End::Idle);

@@ -1,10 +1,33 @@
 //! Waiting, and what `pg_stat_activity` shows. The one place where the worker sleeps: an idle one ends
 //! quietly on SIGTERM and ignores a cancel, one with a job is interrupted by an error.
 
+use crate::shmem::Worker;
 use crate::worker::process;
 use pgrx::pg_sys;
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
+
+thread_local! {
+    /// This process' entry in shared memory.
+    static SELF: Cell<Option<&'static Worker>> = const { Cell::new(None) };
+}
+
+pub(super) fn enter(worker: &'static Worker) {
+    SELF.set(Some(worker));
+}
+
+/// Shows others whether this worker has a job.
+pub(super) fn note_idle(idle: bool) {
+    if let Some(worker) = SELF.get() {
+        worker.set_idle(idle);
+    }
+}
+
+/// Whether somebody needs this worker's slot. Looked at between jobs.
+pub(super) fn is_asked_to_leave() -> bool {
+    SELF.get().is_some_and(Worker::is_leaving)
+}
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

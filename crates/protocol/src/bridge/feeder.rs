@@ -33,6 +33,9 @@ pub enum ToFeeder {
     /// Clients of this tenant wait and no feeder of its database is attached. Only to the landlord's feeder. Sent again now and
     /// then while they wait; answered by the attachment of the feeder or by `TenantUnavailable`.
     NeedDatabase { tenant: String },
+    /// An operator asked for the tenants to be read again. Only to the landlord's feeder; not answered, but a changed list is
+    /// sent as `Tenants`.
+    ReloadTenants,
     /// Ends a subscription; not answered (the gateway has told the client).
     Unsubscribe { session: SessionId, id: String },
     /// The connection is gone; jobs for it may be dropped.

@@ -1,0 +1,151 @@
+//! A tenant's feeder beside serving: it sees to the extension, and ends when it is not needed or its turn is over.
+
+use super::super::Feeder;
+use super::Task;
+use crate::shmem::{self, Extension, Kind, Slot, Worker};
+use crate::worker::process;
+use crate::{guc, snapshot};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use rte_protocol::bridge::FromFeeder;
+use rte_protocol::wire::CloseCode;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Time for the gateway to take the goodbye.
+const FAREWELL: Duration = Duration::from_millis(200);
+/// A visit that finds the log in use comes again another time.
+const VISIT: Duration = Duration::from_secs(5);
+/// Upkeep that comes again this soon found something in use.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Makes sure that the extension is there, or ends the process. For tenants, whose databases nobody else prepares.
+pub fn prepare(slot: Slot) {
+    let database = slot.get();
+    if process::transaction(|_| crate::worker::feeder::extension_is_there()) {
+        database.set_extension(Extension::There);
+        return;
+    }
+    if database.extension() == Extension::Dropped {
+        end(slot);
+    }
+    // Said once, until something changes.
+    let known = database.extension() == Extension::Missing;
+    database.set_extension(Extension::Missing);
+    if !guc::auto_create_extension() {
+        if !known {
+            pgrx::log!("whagons_rte is not in a tenant's database, and rte.auto_create_extension is off");
+        }
+        end(slot);
+    }
+    match create() {
+        Ok(()) => database.set_extension(Extension::There),
+        Err(why) => {
+            if !known {
+                pgrx::warning!("could not create the extension whagons_rte in a tenant's database: {why}");
+            }
+            end(slot);
+        }
+    }
+}
+
+#[allow(clippy::result_large_err, reason = "pgrx's type of error")]
+fn create() -> Result<(), String> {
+    let outcome: Result<(), CaughtError> = PgTryBuilder::new(|| {
+        process::transaction(|_| {
+            Spi::run("CREATE EXTENSION whagons_rte").unwrap_or_else(|e| pgrx::error!("{e}"));
+        });
+        Ok(())
+    })
+    .catch_others(Err)
+    .execute();
+    outcome.map_err(|error| {
+        // SAFETY: ends the failed transaction.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. }) = &error;
+        report.message().to_owned()
+    })
+}
+
+/// Ends the process in order.
+pub fn end(slot: Slot) -> ! {
+    slot.get().ended_well.store(slot.get().extension() == Extension::There, Ordering::Release);
+    // SAFETY: outside a transaction; the regular end of a background worker.
+    unsafe { pg_sys::proc_exit(0) }
+}
+
+impl Feeder {
+    /// Shows others whether this feeder is needed, and ends it where it is not, or where it was asked to.
+    pub(in crate::worker::feeder) fn leave_if_due(&mut self, worker: Option<&Worker>, now: Instant) {
+        let Some(worker) = worker else { return };
+        worker.sessions.store(self.sessions.len() as u32, Ordering::Relaxed);
+        worker.set_idle(self.sessions.is_empty());
+        if self.task == Task::Landlord {
+            return;
+        }
+        if !self.sessions.is_empty() {
+            self.idle_from = now;
+        }
+        if let Some(close) = worker.leave_code() {
+            self.leave(close);
+        }
+        if now >= self.idle_from + guc::feeder_idle_timeout() {
+            // A client that comes at this moment may have another feeder at once.
+            self.leave(CloseCode::Restart.code());
+        }
+    }
+
+    /// When this feeder may have to leave by itself.
+    pub(in crate::worker::feeder) fn leave_at(&self) -> Option<Instant> {
+        let idle = self.task != Task::Landlord && self.sessions.is_empty();
+        idle.then(|| self.idle_from + guc::feeder_idle_timeout())
+    }
+
+    /// Looks after the log and ends the process. What is in the log is not read, and what was announced stays so.
+    pub(in crate::worker::feeder) fn visit(&mut self, worker: Option<&Worker>) -> ! {
+        loop {
+            process::exit_if_asked();
+            let now = Instant::now();
+            let asked = worker.is_some_and(Worker::is_leaving);
+            self.slot.get().rotate.store(false, Ordering::Release);
+            // Nobody is owed anything that was committed before this.
+            self.last = process::transaction(|s| {
+                // SAFETY: `s` is active.
+                unsafe { snapshot::copy(s) }
+            });
+            self.upkeep_at = self.upkeep(now);
+            if asked || self.upkeep_at > now + AGAIN || now >= self.began + VISIT {
+                self.leave(CloseCode::Restart.code());
+            }
+            process::wait(None, 0, self.upkeep_at.saturating_duration_since(Instant::now()).as_millis() as u64 + 1);
+        }
+    }
+
+    /// Says goodbye and ends the process.
+    pub(in crate::worker::feeder) fn leave(&mut self, close: u16) -> ! {
+        let database = self.slot.get();
+        database.interested.store(false, Ordering::SeqCst);
+        if self.suspects.is_some() {
+            // The next feeder has to ask what this one has not found out.
+            database.gap.store(true, Ordering::SeqCst);
+        }
+        self.send(&FromFeeder::Goodbye { close }, &[]);
+        let until = Instant::now() + FAREWELL;
+        loop {
+            self.flush();
+            let Some(link) = self.link.as_ref().filter(|link| link.has_output()) else { break };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            process::wait(Some(link.fd()), pg_sys::WL_SOCKET_WRITEABLE, left.as_millis() as u64 + 1);
+        }
+        for worker in shmem::workers().filter(|w| w.is(Kind::QueryWorker) && w.database() == self.database) {
+            worker.ask_to_leave();
+        }
+        end(self.slot)
+    }
+}
