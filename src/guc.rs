@@ -133,7 +133,6 @@ pub fn register() {
         postmaster(),
     );
     text(c"rte.listen_addresses", c"Host names or addresses that the gateway listens on.", &LISTEN_ADDRESSES, Sighup);
-    text(c"rte.anon_role", c"Role of clients without a token; empty means that a token is needed.", &ANON_ROLE, Sighup);
     register_tokens();
     text(
         c"rte.allowed_origins",
@@ -363,6 +362,7 @@ fn register_tokens() {
     let secret = GucFlags::SUPERUSER_ONLY;
     let what = c"Shared secret of tokens that are signed with HS256, HS384 or HS512.";
     GucRegistry::define_string_guc(c"rte.jwt_secret", what, c"", &JWT_SECRET, Suset, secret);
+    text(c"rte.anon_role", c"Role of clients without a token; empty means that a token is needed.", &ANON_ROLE, Suset);
     text(c"rte.jwt_keys", c"File with the keys of tokens (JWKS), relative to the data directory.", &JWT_KEYS, Suset);
     text(c"rte.jwt_audience", c"What a token's claim aud must be or hold; empty is anything.", &JWT_AUDIENCE, Suset);
     text(c"rte.jwt_issuer", c"What a token's claim iss must be; empty is anything.", &JWT_ISSUER, Suset);

@@ -24,8 +24,8 @@ UNITS = {
     "": {},
 }
 # How src/guc.rs writes the units.
-FLAGS = {"none": "", "ms": "ms", "kb": "kB", "UNIT_MS": "ms", "UNIT_S": "s", "UNIT_MIN": "min", "UNIT_MB": "MB"}
-CONTEXTS = {"postmaster()": "restart", "Postmaster": "restart", "Sighup": "reload"}
+FLAGS = {"none": "", "ms": "ms", "kb": "kB", "UNIT_MS": "ms", "UNIT_S": "s", "UNIT_MIN": "min", "UNIT_MB": "MB", "default()": ""}
+CONTEXTS = {"postmaster()": "restart", "Postmaster": "restart", "Sighup": "reload", "Suset": "reload"}
 
 
 class Setting:
@@ -52,8 +52,18 @@ def declared_settings():
     texts = dict(re.findall(r'^static (\w+): Text = .*?Some\(c"([^"]*)"\)\);', source, re.M))
     integers = dict(re.findall(r"^static (\w+): Int = .*?::new\(([^;]+)\);", source, re.M))
     switches = dict(re.findall(r"^static (\w+): Switch = .*?::new\((true|false)\);", source, re.M))
-    body = re.search(r"^pub fn register\(\) \{\n(.*?)^\}", source, re.M | re.S)[1]
+    choices = dict(re.findall(r"^static (\w+): GucSetting<\w+> = .*?::new\(\w+::(\w+)\);", source, re.M))
+    body = "".join(re.findall(r"^(?:pub )?fn register\w*\(\) \{\n(.*?)^\}", source, re.M | re.S))
     settings = {}
+    # The two that need more than the helpers give.
+    for name, static, context in re.findall(
+        r'GucRegistry::define_string_guc\(c"(rte\.\w+)", what, c"", &(\w+), (\w+), \w+\);', body
+    ):
+        settings[name] = Setting(texts[static], None, None, "", CONTEXTS[context])
+    for name, static, context in re.findall(
+        r'GucRegistry::define_enum_guc\(\s*c"(rte\.\w+)",\s*c"[^"]*",\s*c"",\s*&(\w+),\s*(\w+),', body
+    ):
+        settings[name] = Setting(choices[static].lower(), None, None, "", CONTEXTS[context])
     for kind, arguments in re.findall(r"^    (text|int|switch)\((.*?)\);$", body, re.M | re.S):
         name = re.match(r'\s*c"(rte\.\w+)",\s*c"[^"]*",\s*', arguments)
         rest = [part.strip() for part in arguments[name.end() :].strip().rstrip(",").split(",")]
@@ -67,14 +77,15 @@ def declared_settings():
             low, high, context, flag = rest[1:]
             unit = FLAGS[flag.rsplit("::", 1)[-1]]
             settings[name[1]] = Setting(number(integers[static]), number(low), number(high), unit, CONTEXTS[context])
-    if len(settings) != len(re.findall(r'^\s*(?:(?:text|int|switch)\()?c"rte\.\w+",', body, re.M)):
+    if len(settings) != len(re.findall(r'c"rte\.\w+",', body)):
         raise ValueError("src/guc.rs declares settings in a form that this program does not read")
     return settings
 
 
 DOCUMENTED = re.compile(
     r"^### `(rte\.\w+)`\n\n"
-    r"Default (?:`([^`]+)`|empty)(?:, range `([^`]+)` to `([^`]+)`)?\. Takes effect at (reload|restart)\.$",
+    r"Default (?:`([^`]+)`|empty)(?:, (?:range `([^`]+)`(?: \([^)]*\))? to `([^`]+)`|one of [^.]*))?\. "
+    r"Takes effect at (reload|restart)\.$",
     re.M,
 )
 

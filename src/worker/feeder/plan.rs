@@ -47,6 +47,9 @@ impl Feeder {
         let identity = s.identity.clone();
         let tenant = tenant_condition(s, &selection)?;
         let condition = match &wanted.predicate {
+            None if wanted.params.as_ref().is_some_and(|params| !params.is_empty()) => {
+                return Err(Refusal::new(ErrorCode::InvalidParams, "params without where", ""));
+            }
             None => None,
             Some(text) => {
                 let columns = self.registry.readable_columns(table, role);

@@ -124,14 +124,14 @@ impl Feeder {
             let bytes: usize = tables.iter().filter_map(|table| missed.bytes.get(table)).sum();
             let too_much = (bytes > guc::max_catch_up_bytes()).then_some("cursor_expired");
             let digests: Vec<u64> = wanted.iter().filter_map(|(_, plan)| plan.digest).collect();
-            let all = digests.len() == wanted.len() && held.holds_exactly(&digests);
+            let all = held.holds_exactly(&digests);
             let (mut anew, mut shapes) = (Vec::new(), Vec::new());
             for (subscription, plan) in wanted {
                 let table = plan.key.table;
                 let reason =
                     missed.lost.or(too_much).or_else(|| missed.redefined.iter().find(|r| r.0 == table).map(|r| r.1));
                 // What its connection did not hold as it is now, it has no copy of that could go on.
-                let held = all || plan.digest.is_some_and(|digest| held.holds(digest));
+                let held = plan.digest.is_some_and(|digest| all || held.holds(digest));
                 if let Some(reason) = reason.filter(|_| held) {
                     let message =
                         FromFeeder::Resync { session, id: subscription.id.clone(), reason: reason.to_owned() };
