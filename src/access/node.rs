@@ -47,8 +47,8 @@ pub unsafe fn any_function(node: *mut Node, mut f: impl FnMut(pg_sys::Oid) -> bo
     unsafe { pg_sys::check_functions_in_node(node, Some(checker), (&raw mut f).cast()) }
 }
 
-/// Calls `f` with each node of an expression, itself first; goes below a node where `f` says so, and stops where it says
-/// that. Sub-queries are not gone into.
+/// Calls `f` with each node of an expression, itself first, until it says to
+/// stop. Sub-queries are not gone into.
 ///
 /// # Safety
 /// `node` is null or an analysed expression.
@@ -62,7 +62,6 @@ pub unsafe fn walk(node: *mut Node, f: &mut dyn FnMut(*mut Node) -> Step) -> boo
         unsafe {
             match (*context.cast::<&mut dyn FnMut(*mut Node) -> Step>())(node) {
                 Step::Down => pg_sys::expression_tree_walker(node, Some(walker), context),
-                Step::Over => false,
                 Step::Stop => true,
             }
         }
@@ -76,7 +75,6 @@ pub unsafe fn walk(node: *mut Node, f: &mut dyn FnMut(*mut Node) -> Step) -> boo
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Down,
-    Over,
     Stop,
 }
 

@@ -330,13 +330,13 @@ impl Feeder {
     }
 
     fn resynchronise_where(&mut self, reason: &str, which: impl Fn(&Subscribed) -> bool) {
-        let mut affected: Vec<(SessionId, Vec<(Oid, Rc<Subscription>)>)> = Vec::new();
+        let mut affected: HashMap<SessionId, Vec<(Oid, Rc<Subscription>)>> = HashMap::new();
         let mut shapes: HashSet<ShapeId> = HashSet::new();
         for (session, s) in &self.sessions {
             let own: Vec<&Subscribed> = s.subscriptions.values().filter(|d| which(d)).collect();
             shapes.extend(own.iter().map(|d| d.shape));
             if !own.is_empty() {
-                affected.push((*session, own.iter().map(|d| (d.table, d.wanted.clone())).collect()));
+                affected.insert(*session, own.iter().map(|d| (d.table, d.wanted.clone())).collect());
             }
         }
         // Nobody who subscribes from here on joins what is replaced.
@@ -400,7 +400,7 @@ impl Feeder {
 
     /// Looks again at everything: memberships of roles have changed.
     pub(super) fn recheck_everything(&mut self) {
-        for (_, s) in &mut self.sessions {
+        for s in self.sessions.values_mut() {
             let session_user = self.authenticator.as_ref().ok().copied().flatten().map_or(0, |oid| oid.to_u32());
             if s.identity.session_user != session_user {
                 s.identity = Rc::new(Identity { session_user, ..(*s.identity).clone() });

@@ -117,11 +117,6 @@ impl Shape {
         }
     }
 
-    /// Attribute numbers of the columns.
-    pub fn numbers(&self) -> &[i16] {
-        &self.numbers
-    }
-
     /// Attribute numbers of the key.
     pub fn key(&self) -> &[i16] {
         &self.key
