@@ -12,6 +12,7 @@ mod compat;
 mod encode;
 mod guc;
 mod job;
+mod local;
 mod refusal;
 mod secret;
 mod shmem;

@@ -5,6 +5,7 @@
 //! meanwhile can take on another identity, because roles cannot be set in a security-restricted operation. Main thread
 //! only, in a transaction.
 
+use crate::local::Local;
 use pgrx::pg_sys::{self, Oid};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString};
@@ -24,7 +25,7 @@ pub struct Identity {
 /// A process that acts as somebody, until [`Acting::end`] or the end of the (sub)transaction by an error.
 #[must_use]
 pub struct Acting {
-    nest: i32,
+    local: Local,
     user: Oid,
     context: i32,
 }
@@ -40,19 +41,19 @@ impl Identity {
         let (mut user, mut context) = (Oid::INVALID, 0);
         // SAFETY: in a transaction, whose end by an error undoes the settings and the user.
         unsafe {
-            let nest = pg_sys::NewGUCNestLevel();
+            let local = Local::begin();
             pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
             if self.session_user != 0 && pg_sys::GetSessionUserId() != Oid::from(self.session_user) {
-                set_local(c"session_authorization", &name_of(Oid::from(self.session_user)));
+                local.set(c"session_authorization", &name_of(Oid::from(self.session_user)));
             }
-            set_local(c"role", &name_of(self.role()));
-            set_local(c"row_security", c"on");
-            set_local(c"request.jwt.claims", &CString::new(self.claims.as_str()).unwrap_or_default());
-            set_local(c"search_path", &CString::new(self.search_path.as_str()).unwrap_or_default());
+            local.set(c"role", &name_of(self.role()));
+            local.set(c"row_security", c"on");
+            local.set(c"request.jwt.claims", &CString::new(self.claims.as_str()).unwrap_or_default());
+            local.set(c"search_path", &CString::new(self.search_path.as_str()).unwrap_or_default());
             let mut now = (Oid::INVALID, 0);
             pg_sys::GetUserIdAndSecContext(&raw mut now.0, &raw mut now.1);
             pg_sys::SetUserIdAndSecContext(now.0, now.1 | restricted);
-            Acting { nest, user, context }
+            Acting { local, user, context }
         }
     }
 }
@@ -63,7 +64,7 @@ impl Acting {
         // SAFETY: the nest level and the user are those that `act` found.
         unsafe {
             pg_sys::SetUserIdAndSecContext(self.user, self.context);
-            pg_sys::AtEOXact_GUC(true, self.nest);
+            self.local.end();
             // The role's own hook sets the user to that of the outer level.
             pg_sys::SetUserIdAndSecContext(self.user, self.context);
         }
@@ -74,22 +75,6 @@ impl Acting {
 fn name_of(role: Oid) -> CString {
     // SAFETY: gives a copy, or raises an error.
     unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)).to_owned() }
-}
-
-fn set_local(name: &CStr, value: &CStr) {
-    // SAFETY: both are C strings, which are copied.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-    }
 }
 
 /// Makes the session user of this process one that [`Acting::end`] can go back to: a worker that connected without a

@@ -1,5 +1,6 @@
 //! The settings that the text of values depends on.
 
+use crate::local::Local;
 use core::ffi::CStr;
 use pgrx::pg_sys;
 
@@ -39,21 +40,9 @@ pub fn pin_settings() {
 
 /// Runs `f` under the search path that texts depend on, whatever path somebody who is being acted for has.
 pub(super) fn with_pinned_path<R>(f: impl FnOnce() -> R) -> R {
-    // SAFETY: in a transaction, whose end by an error undoes the setting; the path is that of `PINNED`.
-    unsafe {
-        let nest = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            c"search_path".as_ptr(),
-            SEARCH_PATH.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-        let result = f();
-        pg_sys::AtEOXact_GUC(true, nest);
-        result
-    }
+    let local = Local::begin();
+    local.set(c"search_path", SEARCH_PATH);
+    let result = f();
+    local.end();
+    result
 }

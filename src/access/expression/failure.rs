@@ -2,6 +2,7 @@
 //! is told in words that repeat nothing which it did not write. Main thread only, in a transaction.
 
 use crate::attempt::attempt;
+use crate::local::Local;
 use crate::refusal::Refusal;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, ErrorContextCallback};
@@ -61,7 +62,7 @@ pub(super) fn guarded<T>(stage: &Cell<Stage>, f: impl FnOnce() -> Result<T, Refu
             pg_sys::error_context_stack = &raw mut callback;
             let level = pin();
             let result = f();
-            pg_sys::AtEOXact_GUC(true, level);
+            level.end();
             pg_sys::error_context_stack = callbacks;
             result
         });
@@ -80,25 +81,11 @@ unsafe extern "C-unwind" fn note_position(position: *mut c_void) {
     unsafe { (*position.cast::<Cell<i32>>()).set(pg_sys::geterrposition()) }
 }
 
-/// Sets [`SETTINGS`] as a function's own settings are: gone at its end and after an error.
-unsafe fn pin() -> i32 {
-    // SAFETY: C strings; the settings exist in every supported version and take these values.
-    unsafe {
-        let level = pg_sys::NewGUCNestLevel();
-        for (name, value) in SETTINGS {
-            pg_sys::set_config_option(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
-        }
-        level
-    }
+/// Sets [`SETTINGS`] until the level ends.
+fn pin() -> Local {
+    let local = Local::begin();
+    SETTINGS.iter().for_each(|(name, value)| local.set(name, value));
+    local
 }
 
 fn refusal(error: CaughtError, stage: Stage, position: usize) -> Refusal {
