@@ -69,6 +69,14 @@ fn a_database_that_is_created_later_comes_up_by_itself_and_gets_its_extension() 
     assert_eq!(log.matches("tenant \"late\" waits: database \"late\" is not there").count(), 1, "said once\n{log}");
 }
 
+/// `POST /api/tenants/reload`
+fn reload(cluster: &Cluster, header: &str) -> u16 {
+    let port = cluster.rte_port;
+    let text =
+        format!("POST /api/tenants/reload HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{header}\r\nContent-Length: 0\r\n\r\n");
+    rte_testkit::request(port, &text).expect("an answer").status
+}
+
 #[test]
 fn the_extension_is_created_only_where_that_is_wanted() {
     let cluster = roomy().conf("rte.auto_create_extension", "off").ready();
@@ -89,7 +97,11 @@ fn the_extension_is_created_only_where_that_is_wanted() {
     cluster.sql_in("bare").run("DROP EXTENSION whagons_rte CASCADE; DROP TABLE kit_barrier");
     wait_refused(&mut early, 1013, "TENANT_NOT_READY");
     wait_state(&mut landlord, "bare", "extension missing");
-    landlord.run("SELECT rte.reload_tenants()");
+    for header in ["X-Forwarded-For: 192.0.2.1", "Origin: https://elsewhere.example"] {
+        assert_eq!(reload(&cluster, header), 403, "{header}");
+    }
+    assert_eq!(state(&mut landlord, "bare"), "extension missing");
+    assert_eq!(reload(&cluster, "Accept: */*"), 202);
     wait_state(&mut landlord, "bare", "ready");
     // A database that is no tenant's is nobody's business.
     assert!(cluster.sql_in("stranger").texts("SELECT 1 FROM pg_extension WHERE extname = 'whagons_rte'").is_empty());
@@ -99,9 +111,10 @@ fn the_extension_is_created_only_where_that_is_wanted() {
 fn clients_of_tenants_that_are_removed_or_renamed_are_closed() {
     let cluster = roomy().ready();
     let mut landlord = cluster.sql();
+    // Before they are tenants, whose extension others create.
+    let databases = ["a", "bb", "c", "d", "e"].map(|name| database(&cluster, name));
     landlord.run(&format!("{TENANTS}; INSERT INTO tenants VALUES ('a', NULL, NULL), ('b', NULL, 'bb'), ('c', NULL, NULL), ('d', NULL, NULL)"));
     landlord.run("SELECT rte.watch_tenants('tenants'); SELECT rte.register_tenant('e')");
-    let databases = ["a", "bb", "c", "d", "e"].map(|name| database(&cluster, name));
     let mut clients = ["a", "b", "c", "d", "e"].map(|name| client(&cluster, name));
     drop(databases);
     landlord.run("DELETE FROM tenants WHERE name = 'a'");

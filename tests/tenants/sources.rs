@@ -7,12 +7,12 @@ use rte_testkit::{assert_equal, wait_until};
 fn tenants_of_a_table_that_can_no_longer_be_read_are_not_served() {
     let cluster = roomy().ready();
     let mut landlord = cluster.sql();
+    let databases = ["w", "r"].map(|name| database(&cluster, name));
+    drop(databases);
     landlord.run(
         "CREATE TABLE firms (firm text PRIMARY KEY, host varchar(99)); INSERT INTO firms VALUES ('w', 'w.example')",
     );
     landlord.run("SELECT rte.watch_tenants('firms', 'firm', 'host', NULL); SELECT rte.register_tenant('r')");
-    let databases = ["w", "r"].map(|name| database(&cluster, name));
-    drop(databases);
     let (mut watched, mut registered) = (client(&cluster, "w.example"), client(&cluster, "r"));
     // The table itself may be renamed and moved.
     landlord.run("CREATE SCHEMA s; ALTER TABLE firms RENAME TO companies; ALTER TABLE companies SET SCHEMA s");

@@ -172,6 +172,8 @@ pub enum ToBridge {
     NeedDatabase {
         tenant: Box<str>,
     },
+    /// An operator asked for the tenants to be read again.
+    ReloadTenants,
 }
 
 /// The ways into the I/O threads. A session's id says which thread it lives in.

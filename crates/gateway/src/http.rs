@@ -214,6 +214,7 @@ impl Answer {
     pub fn encode(&self) -> Vec<u8> {
         let reason = match self.status {
             200 => "OK",
+            202 => "Accepted",
             204 => "No Content",
             400 => "Bad Request",
             403 => "Forbidden",
@@ -241,6 +242,31 @@ impl Answer {
     }
 }
 
+/// Whether a request asks for the tenants to be read again, and its answer where it may not. Pages of other origins may not: a
+/// visitor's browser on this host would ask for them.
+pub fn reload_of_tenants(
+    request: &Request,
+    peer: SocketAddr,
+    config: &GatewayConfig,
+) -> Option<Result<Answer, Answer>> {
+    if request.path != "/api/tenants/reload" || request.method == "OPTIONS" {
+        return None;
+    }
+    Some(if request.method != "POST" {
+        Err(Answer::error(405, "only POST is answered here", None))
+    } else if !is_trusted(request, peer) || !origin_allowed(request, config) {
+        Err(Answer::error(403, "tenants are reloaded from this host only", Some("call rte.reload_tenants()")))
+    } else {
+        Ok(Answer::json(202, &json!({"status": "accepted"})))
+    })
+}
+
+/// Whether a request comes from this host. A proxy on it speaks for others, and says so.
+fn is_trusted(request: &Request, peer: SocketAddr) -> bool {
+    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|h| request.header(h).is_some());
+    peer.ip().to_canonical().is_loopback() && !forwarded
+}
+
 /// Answers a request that is not for a WebSocket.
 pub fn answer(request: &Request, peer: SocketAddr, config: &GatewayConfig, metrics: &Metrics) -> Answer {
     match request.method.as_str() {
@@ -248,9 +274,7 @@ pub fn answer(request: &Request, peer: SocketAddr, config: &GatewayConfig, metri
         "OPTIONS" => return Answer::new(204, "text/plain", String::new()),
         _ => return Answer::error(405, "only GET is answered here", None),
     }
-    // A proxy on this host speaks for others, and says so.
-    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|h| request.header(h).is_some());
-    let trusted = peer.ip().to_canonical().is_loopback() && !forwarded;
+    let trusted = is_trusted(request, peer);
     match request.path.as_str() {
         "/health" => health(metrics),
         "/metrics" | "/stats" if !trusted => {

@@ -4,7 +4,7 @@
 //! ticks gather and share the next write. That is how cost per change falls under load.
 
 use crate::connection::serve;
-use crate::event::ToIo;
+use crate::event::{ToBridge, ToIo};
 use crate::hub::{Hub, Shared, sweep_interval};
 use crate::limits::Permit;
 use crate::{http, upgrade};
@@ -95,7 +95,14 @@ async fn welcome(hub: Rc<RefCell<Hub>>, stream: TcpStream, peer: SocketAddr, mut
         return;
     }
     let answer = match upgrade::decide(&head.request, permit.is_local(), &config) {
-        upgrade::Decision::Plain => http::answer(&head.request, peer, &config, &shared.metrics),
+        upgrade::Decision::Plain => match http::reload_of_tenants(&head.request, peer, &config) {
+            None => http::answer(&head.request, peer, &config, &shared.metrics),
+            Some(Err(answer)) => answer,
+            Some(Ok(answer)) => {
+                let _ = shared.bridge.send(ToBridge::ReloadTenants);
+                answer
+            }
+        },
         upgrade::Decision::Refuse(answer) => answer,
         upgrade::Decision::Upgrade { response, claims } => match permit.upgrade(&config) {
             Err(refusal) => http::Answer::refusal(refusal),

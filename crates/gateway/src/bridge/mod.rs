@@ -160,7 +160,8 @@ impl Bridge {
                 self.cancel(|j| j.feeder == feeder && j.session == session);
             }
             ToBridge::GiveUpAsk { feeder, job } => self.give_up_ask(feeder, job),
-            ToBridge::NeedDatabase { tenant } => self.need_database(tenant.into()),
+            ToBridge::NeedDatabase { tenant } => self.tell_landlord(&ToFeeder::NeedDatabase { tenant: tenant.into() }),
+            ToBridge::ReloadTenants => self.tell_landlord(&ToFeeder::ReloadTenants),
         }
     }
 
@@ -198,10 +199,10 @@ impl Bridge {
         self.feeders.borrow().get(&feeder).is_some_and(|f| f.landlord)
     }
 
-    fn need_database(&self, tenant: String) {
+    fn tell_landlord(&self, message: &ToFeeder) {
         let feeders = self.feeders.borrow();
         if let Some(landlord) = feeders.values().find(|f| f.landlord) {
-            landlord.out.send(&ToFeeder::NeedDatabase { tenant }, &[]);
+            landlord.out.send(message, &[]);
         }
     }
 
