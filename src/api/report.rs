@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 const NONE: &str = r#"{"connections":[]}"#;
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REPORT: usize = 256 << 20;
 
 #[pg_extern(sql = false)]
