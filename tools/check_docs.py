@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks that the documents tell the truth about what can be read from the source.
 
-Every setting of src/guc.rs is in docs/SETTINGS.md with its default, range and context, every error and close code
+Every setting of src/guc is in docs/SETTINGS.md with its default, range and context, every error and close code
 of crates/protocol is in docs/PROTOCOL.md, and nothing is in there that is not in the source. Links lead to files
 that exist, and the tests that ARCHITECTURE.md names are tests.
 
@@ -23,7 +23,7 @@ UNITS = {
     "MB": {"MB": 1, "GB": 1 << 10, "TB": 1 << 20},
     "": {},
 }
-# How src/guc.rs writes the units.
+# How src/guc writes the units.
 FLAGS = {"none": "", "ms": "ms", "kb": "kB", "UNIT_MS": "ms", "UNIT_S": "s", "UNIT_MIN": "min", "UNIT_MB": "MB", "default()": ""}
 CONTEXTS = {"postmaster()": "restart", "Postmaster": "restart", "Sighup": "reload", "Suset": "reload"}
 
@@ -48,23 +48,22 @@ def number(expression):
 
 def declared_settings():
     """Settings by name, from the source."""
-    source = read("src/guc.rs")
-    texts = dict(re.findall(r'^static (\w+): Text = .*?Some\(c"([^"]*)"\)\);', source, re.M))
-    integers = dict(re.findall(r"^static (\w+): Int = .*?::new\(([^;]+)\);", source, re.M))
-    switches = dict(re.findall(r"^static (\w+): Switch = .*?::new\((true|false)\);", source, re.M))
-    choices = dict(re.findall(r"^static (\w+): GucSetting<\w+> = .*?::new\(\w+::(\w+)\);", source, re.M))
-    body = "".join(re.findall(r"^(?:pub )?fn register\w*\(\) \{\n(.*?)^\}", source, re.M | re.S))
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src/guc").rglob("*.rs")))
+    texts = dict(re.findall(r'^(?:pub\(super\) )?static (\w+): Text = .*?Some\(c"([^"]*)"\)\);', source, re.M))
+    integers = dict(re.findall(r"^(?:pub\(super\) )?static (\w+): Int = .*?::new\(([^;]+)\);", source, re.M))
+    switches = dict(re.findall(r"^(?:pub\(super\) )?static (\w+): Switch = .*?::new\((true|false)\);", source, re.M))
+    choices = dict(re.findall(r"^(?:pub\(super\) )?static (\w+): GucSetting<\w+> = .*?::new\(\w+::(\w+)\);", source, re.M))
     settings = {}
     # The two that need more than the helpers give.
     for name, static, context in re.findall(
-        r'GucRegistry::define_string_guc\(c"(rte\.\w+)", what, c"", &(\w+), (\w+), \w+\);', body
+        r'GucRegistry::define_string_guc\(c"(rte\.\w+)", what, c"", &(\w+), (\w+), \w+\);', source
     ):
         settings[name] = Setting(texts[static], None, None, "", CONTEXTS[context])
     for name, static, context in re.findall(
-        r'GucRegistry::define_enum_guc\(\s*c"(rte\.\w+)",\s*c"[^"]*",\s*c"",\s*&(\w+),\s*(\w+),', body
+        r'GucRegistry::define_enum_guc\(\s*c"(rte\.\w+)",\s*c"[^"]*",\s*c"",\s*&(\w+),\s*(\w+),', source
     ):
         settings[name] = Setting(choices[static].lower(), None, None, "", CONTEXTS[context])
-    for kind, arguments in re.findall(r"^    (text|int|switch)\((.*?)\);$", body, re.M | re.S):
+    for kind, arguments in re.findall(r"^    (text|int|switch)\((.*?)\);$", source, re.M | re.S):
         name = re.match(r'\s*c"(rte\.\w+)",\s*c"[^"]*",\s*', arguments)
         rest = [part.strip() for part in arguments[name.end() :].strip().rstrip(",").split(",")]
         static = rest[0].lstrip("&")
@@ -77,8 +76,8 @@ def declared_settings():
             low, high, context, flag = rest[1:]
             unit = FLAGS[flag.rsplit("::", 1)[-1]]
             settings[name[1]] = Setting(number(integers[static]), number(low), number(high), unit, CONTEXTS[context])
-    if len(settings) != len(re.findall(r'c"rte\.\w+",', body)):
-        raise ValueError("src/guc.rs declares settings in a form that this program does not read")
+    if sorted(settings) != sorted(re.findall(r'"(rte\.\w+)"', source)):
+        raise ValueError("src/guc declares settings in a form that this program does not read")
     return settings
 
 
