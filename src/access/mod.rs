@@ -14,6 +14,7 @@ pub mod policy;
 pub mod read;
 pub mod reads;
 pub mod role;
+mod subselect;
 pub mod token;
 mod volatility;
 
