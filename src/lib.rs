@@ -14,6 +14,7 @@ mod guc;
 mod job;
 mod local;
 mod refusal;
+mod scratch;
 mod secret;
 mod shmem;
 mod snapshot;

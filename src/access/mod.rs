@@ -20,6 +20,7 @@ mod volatility;
 
 use crate::attempt::attempt;
 use crate::compat;
+use crate::scratch::Scratch;
 use filter::Predicate;
 use fold::Unfoldable;
 use identity::Identity;
@@ -59,30 +60,33 @@ pub fn path(
     tenant: Option<&str>,
     condition: Option<&str>,
 ) -> Result<Path, CaughtError> {
-    attempt(|| {
-        let acting = identity.act();
-        // SAFETY: in a transaction; the texts were made for this table.
-        let path = unsafe {
-            let policies = policy::conditions(relation, kind);
-            match fold::fold(policies) {
-                // Of a virtual column no image has the value.
-                Ok(folded) if node::columns(folded.conditions.cast()).iter().any(|n| is_virtual(relation, *n)) => {
-                    Path::Asked { why: Unfoldable::Column, always: fold::is_restless(policies) }
+    // A tick may plan thousands of subscriptions.
+    Scratch::new().with(|| {
+        attempt(|| {
+            let acting = identity.act();
+            // SAFETY: in a transaction; the texts were made for this table.
+            let path = unsafe {
+                let policies = policy::conditions(relation, kind);
+                match fold::fold(policies) {
+                    // Of a virtual column no image has the value.
+                    Ok(folded) if node::columns(folded.conditions.cast()).iter().any(|n| is_virtual(relation, *n)) => {
+                        Path::Asked { why: Unfoldable::Column, always: fold::is_restless(policies) }
+                    }
+                    Ok(folded) => {
+                        let access = read::with(folded.conditions, tenant);
+                        let condition = read::with(std::ptr::null_mut(), condition);
+                        let text = |list: *mut pg_sys::List| {
+                            if list.is_null() { String::new() } else { node::text(list.cast()) }
+                        };
+                        let role = if folded.reads_roles || folded.calls_users_functions { identity.role } else { 0 };
+                        let predicate = Predicate { access: text(access), condition: text(condition), role };
+                        Path::Folded(predicate)
+                    }
+                    Err(why) => Path::Asked { why, always: fold::is_restless(policies) },
                 }
-                Ok(folded) => {
-                    let access = read::with(folded.conditions, tenant);
-                    let condition = read::with(std::ptr::null_mut(), condition);
-                    let text = |list: *mut pg_sys::List| {
-                        if list.is_null() { String::new() } else { node::text(list.cast()) }
-                    };
-                    let role = if folded.reads_roles || folded.calls_users_functions { identity.role } else { 0 };
-                    let predicate = Predicate { access: text(access), condition: text(condition), role };
-                    Path::Folded(predicate)
-                }
-                Err(why) => Path::Asked { why, always: fold::is_restless(policies) },
-            }
-        };
-        acting.end();
-        path
+            };
+            acting.end();
+            path
+        })
     })
 }

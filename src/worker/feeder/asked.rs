@@ -9,7 +9,8 @@ use super::shape::{Frames, Kind, Shape};
 use crate::access::read::{self, Keys, NotReadable};
 use crate::access::reads;
 use crate::attempt::{self, attempt};
-use crate::worker::process::{self, Scratch};
+use crate::scratch::Scratch;
+use crate::worker::process;
 use crate::{compat, guc};
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::collections::{HashMap, HashSet};
@@ -226,14 +227,16 @@ impl Shape {
             });
             found.len() <= limit
         };
-        let asked = attempt(|| {
-            // SAFETY: undone with the subtransaction.
-            unsafe { pg_sys::XactReadOnly = true };
-            let keys = values.map(|values| Keys { columns: &key, values });
-            process::within(guc::policy_timeout_ms(), || {
-                reads::observe(self_table(&reading), || -> Result<(), NotReadable> {
-                    reading.prepare(keys.as_ref())?.for_each_row(&identity, &mut on_row);
-                    Ok(())
+        let asked = Scratch::new().with(|| {
+            attempt(|| {
+                // SAFETY: undone with the subtransaction.
+                unsafe { pg_sys::XactReadOnly = true };
+                let keys = values.map(|values| Keys { columns: &key, values });
+                process::within(guc::policy_timeout_ms(), || {
+                    reads::observe(self_table(&reading), || -> Result<(), NotReadable> {
+                        reading.prepare(keys.as_ref())?.for_each_row(&identity, &mut on_row);
+                        Ok(())
+                    })
                 })
             })
         });

@@ -20,12 +20,13 @@ mod tenants;
 mod tick;
 mod upkeep;
 
-use super::process::{self, Scratch, Terminate};
+use super::process::{self, Terminate};
 use crate::access::role::RoleError;
 use crate::access::{identity, reads, token};
 use crate::changelog;
 use crate::changelog::reader::Change;
 use crate::encode::{self, ValueEncoder};
+use crate::scratch::Scratch;
 use crate::shmem::{self, Kind, Slot, State};
 use crate::{guc, secret, snapshot};
 use delivery::Trouble;
