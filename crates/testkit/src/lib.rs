@@ -5,6 +5,7 @@
 //! A test waits for a state, never for a time: the one place that sleeps is [`wait_until`]. Everything
 //! here panics when a promise is broken, since only tests call it.
 
+mod actor;
 pub mod client;
 mod cluster;
 mod compare;
@@ -19,7 +20,9 @@ mod settings;
 mod sql;
 mod token;
 mod wait;
+pub mod witness;
 
+pub use actor::Actor;
 pub use client::{Client, ClientOptions, Closed, Copy, Counts, Failure, Row, Silent, State, Step, Subscription, Watch};
 pub use cluster::{Builder, Cluster, Shutdown};
 pub use compare::{assert_equal, difference, difference_to, expected_rows, held_rows, select_list};

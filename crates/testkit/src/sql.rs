@@ -15,8 +15,16 @@ impl Door {
     /// # Errors
     /// What the server or the socket says.
     pub fn knock(&self, database: &str) -> Result<Sql, postgres::Error> {
+        self.knock_as(database, "postgres")
+    }
+
+    /// A session of some role, if the server takes one now.
+    ///
+    /// # Errors
+    /// What the server or the socket says.
+    pub fn knock_as(&self, database: &str, role: &str) -> Result<Sql, postgres::Error> {
         let mut config = Config::new();
-        config.host_path(&self.0).port(5432).user("postgres").dbname(database).application_name("test");
+        config.host_path(&self.0).port(5432).user(role).dbname(database).application_name("test");
         config.connect_timeout(Duration::from_secs(10)).connect(NoTls).map(Sql)
     }
 }

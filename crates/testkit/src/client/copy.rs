@@ -35,6 +35,8 @@ pub struct Subscription {
     /// As it was asked for.
     pub table: String,
     pub asked_columns: Option<Vec<String>>,
+    /// `where` and `params`.
+    pub condition: Option<(String, Vec<serde_json::Value>)>,
     pub state: State,
     pub shape: Option<String>,
     /// `schema.name`, from the server.
@@ -50,6 +52,8 @@ pub struct Subscription {
 
 /// Told of every row that changes in a copy, in order, and of every commit.
 pub trait Watch: Send {
+    /// A text frame as it came, before anything is made of it.
+    fn frame(&mut self, _text: &str) {}
     /// A row of a subscription goes from `old` to `new`; `None` is no row.
     fn row(&mut self, _subscription: &str, _old: Option<&Row>, _new: Option<&Row>) {}
     /// After a commit is applied. An `Err` is a broken promise.
@@ -98,6 +102,7 @@ impl Copy {
             id: id.into(),
             table: table.into(),
             asked_columns: columns,
+            condition: None,
             state: State::Asked(false),
             shape: None,
             name: String::new(),

@@ -246,6 +246,7 @@ impl Client {
                 };
             }
         };
+        self.watch.frame(&text);
         let frame = Frame::read(&text).unwrap_or_else(|e| panic!("{}: bad frame: {e}", self.options.name));
         match &frame {
             Frame::Welcome(welcome) => {
@@ -277,6 +278,30 @@ impl Client {
     pub fn subscribe_columns(&mut self, id: &str, table: &str, columns: &[&str]) {
         self.copy.ask(id, table, Some(columns.iter().map(|c| (*c).to_owned()).collect()));
         self.send(&json!({"type": "subscribe", "id": id, "table": table, "columns": columns}));
+    }
+
+    /// Subscribes to the rows for which a condition holds; without names, to all columns.
+    pub fn subscribe_where(
+        &mut self,
+        id: &str,
+        table: &str,
+        columns: Option<&[&str]>,
+        condition: &str,
+        params: &[Value],
+    ) {
+        self.copy.ask(id, table, columns.map(|names| names.iter().map(|c| (*c).to_owned()).collect()));
+        if let Some(s) = self.copy.subscriptions.get_mut(id) {
+            s.condition = Some((condition.to_owned(), params.to_vec()));
+            let mut subscribe = ask(s);
+            subscribe["type"] = "subscribe".into();
+            self.send(&subscribe);
+        }
+    }
+
+    /// Shows a fresh token on the open connection, and keeps it for the next.
+    pub fn renew(&mut self, token: &str) {
+        self.options.token = Some(token.to_owned());
+        self.send(&json!({"type": "auth", "token": token}));
     }
 
     /// Asks for the end of a subscription.
@@ -441,6 +466,10 @@ fn ask(s: &Subscription) -> Value {
     let mut ask = json!({"id": s.id, "table": s.table});
     if let Some(columns) = &s.asked_columns {
         ask["columns"] = json!(columns);
+    }
+    if let Some((condition, params)) = &s.condition {
+        ask["where"] = condition.as_str().into();
+        ask["params"] = params.as_slice().into();
     }
     ask
 }
