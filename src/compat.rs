@@ -62,6 +62,24 @@ pub unsafe fn timeline_end(timeline: TimeLineID, current: TimeLineID) -> Option<
     None
 }
 
+/// Ends this process in order. The bindings of 18 do not say that the server's function does not return.
+///
+/// # Safety
+/// Main thread, outside a transaction.
+pub unsafe fn exit() -> ! {
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::proc_exit(0)
+    }
+    #[cfg(feature = "pg18")]
+    {
+        // SAFETY: likewise.
+        unsafe { pg_sys::proc_exit(0) };
+        unreachable!("proc_exit does not return")
+    }
+}
+
 /// Length of a Postgres list; a null one is empty.
 ///
 /// # Safety

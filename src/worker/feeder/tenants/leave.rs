@@ -2,6 +2,7 @@
 
 use super::super::Feeder;
 use super::Task;
+use crate::compat;
 use crate::shmem::{self, Extension, Kind, Slot, Worker};
 use crate::worker::process;
 use crate::{guc, snapshot};
@@ -74,7 +75,7 @@ fn create() -> Result<(), String> {
 pub fn end(slot: Slot) -> ! {
     slot.get().ended_well.store(slot.get().extension() == Extension::There, Ordering::Release);
     // SAFETY: outside a transaction; the regular end of a background worker.
-    unsafe { pg_sys::proc_exit(0) }
+    unsafe { compat::exit() }
 }
 
 impl Feeder {
