@@ -48,6 +48,7 @@ fn client(cluster: &Cluster, tenant: &str) -> Client {
     client.subscribe_barrier();
     client.subscribe("t", "t");
     client.carry_on("the tenant's rows", |c| c.copy.all_live());
+    client.outages.clear();
     client
 }
 
