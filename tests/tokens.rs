@@ -66,6 +66,24 @@ fn a_token_lets_in_as_its_role_and_only_as_that() {
 }
 
 #[test]
+fn a_schema_has_to_be_open_to_the_role_and_not_to_the_authenticator() {
+    let (cluster, mut sql) = cluster(&[]);
+    sql.run("CREATE SCHEMA api; CREATE TABLE api.notes (id int PRIMARY KEY, v text); INSERT INTO api.notes VALUES (1, 'one')");
+    sql.run("SELECT rte.register_table('api.notes'); GRANT SELECT ON api.notes TO reader, writer; GRANT USAGE ON SCHEMA api TO reader");
+    let mut reader = cluster.client_with("reader", &token("reader"));
+    reader.subscribe_barrier();
+    reader.subscribe("notes", "api.notes");
+    reader.wait_live();
+    sql.run("INSERT INTO api.notes VALUES (2, 'two')");
+    assert_equal(&mut sql, &mut reader);
+    assert_eq!(reader.copy.subscriptions["notes"].rows.len(), 2);
+    reader.assert_clean();
+    let mut writer = cluster.client_with("writer", &token("writer"));
+    writer.subscribe("notes", "api.notes");
+    writer.wait_error("UNKNOWN_TABLE");
+}
+
+#[test]
 fn tokens_that_are_wrong_are_refused_and_the_log_says_why() {
     let (cluster, _) =
         cluster(&[("rte.jwt_audience", "app"), ("rte.jwt_issuer", "https://id.example"), ("rte.jwt_leeway", "0")]);

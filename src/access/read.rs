@@ -47,8 +47,8 @@ pub struct Keys<'a> {
 }
 
 impl Reading {
-    /// Makes the query, as the process itself: names and operators are found as the catalogs have them. Locks the table
-    /// against changes of its definition until the transaction ends.
+    /// Makes the query, as the process itself: a feeder, which may look into every schema, so that names and operators
+    /// are found as the catalogs have them. Locks the table against changes of its definition until the transaction ends.
     ///
     /// # Errors
     /// The table or a column is gone.
@@ -65,6 +65,18 @@ impl Reading {
             pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             prepared
         }
+    }
+
+    /// Makes the query for all rows, acting as the identity. A query worker is the authenticator, who has no business in
+    /// the schemas of the roles that are granted to it; it is the role that has to have their USAGE.
+    ///
+    /// # Errors
+    /// As [`Reading::prepare`].
+    pub fn prepare_as(&self, identity: &Identity) -> Result<Prepared, NotReadable> {
+        let acting = identity.act();
+        let prepared = self.prepare(None);
+        acting.end();
+        prepared
     }
 
     /// # Safety

@@ -101,7 +101,7 @@ fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupt
     let taken = unsafe { snapshot::copy(pg_sys::GetActiveSnapshot()) };
     link.send(&FromWorker::Begin { job, snapshot: taken.to_string() }, &[])?;
     for (index, table) in work.tables.iter().enumerate() {
-        let prepared = table.prepare(None)?;
+        let prepared = table.prepare_as(&work.identity)?;
         #[allow(clippy::cast_possible_truncation, reason = "a job of 1 MiB has fewer tables")]
         let mut receiver = Receiver::new(link, job, index as u32, prepared.total);
         // SAFETY: the receiver stays where it is during the call.
