@@ -1,9 +1,10 @@
-//! Plain HTTP on the socket port: health, figures and the page. One request per connection, bounded in size and time.
+//! Plain HTTP on the socket port: health, figures and the pages. One request per connection, bounded in size and time.
 //!
 //! What shows more than health is answered to loopback peers only, until there are tokens for it. I/O threads.
 
 use crate::limits::Refusal;
 use crate::metrics::Metrics;
+use crate::page;
 use crate::upgrade::origin_allowed;
 use rte_protocol::bridge::GatewayConfig;
 use serde_json::{Value, json};
@@ -19,10 +20,6 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
 /// Time for the peer to take the last answer.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
-
-const PAGE: &str = include_str!("page/index.html");
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
-     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A request without its body, which nothing here has.
 #[derive(Debug, Default)]
@@ -177,6 +174,13 @@ impl Answer {
         Self::new(status, "application/json", body.to_string())
     }
 
+    fn page(page: &str) -> Self {
+        let mut answer = Self::new(200, "text/html; charset=utf-8", page.to_owned());
+        answer.headers.push(("Content-Security-Policy", page::POLICY.to_owned()));
+        answer.headers.push(("Referrer-Policy", "no-referrer".to_owned()));
+        answer
+    }
+
     pub fn error(status: u16, message: &str, hint: Option<&str>) -> Self {
         let mut body = json!({"error": message});
         if let Some(hint) = hint {
@@ -282,14 +286,11 @@ pub fn answer(request: &Request, peer: SocketAddr, config: &GatewayConfig, metri
         }
         "/metrics" => Answer::new(200, "text/plain; version=0.0.4", metrics.prometheus()),
         "/stats" => Answer::json(200, &metrics.json(&config.server)),
-        "/" => {
-            let mut page = Answer::new(200, "text/html; charset=utf-8", PAGE.to_owned());
-            page.headers.push(("Content-Security-Policy", PAGE_POLICY.to_owned()));
-            page.headers.push(("Referrer-Policy", "no-referrer".to_owned()));
-            page
-        }
         "/ws" => Answer::error(426, "this is a WebSocket endpoint", Some("connect with the subprotocol rte.v1")),
-        _ => Answer::error(404, "there is nothing here", None),
+        path => match page::at(path) {
+            Some(page) => Answer::page(page),
+            None => Answer::error(404, "there is nothing here", None),
+        },
     }
 }
 

@@ -16,6 +16,7 @@ mod hub;
 mod io_thread;
 mod limits;
 mod metrics;
+mod page;
 mod queue;
 mod rate;
 mod sandbox;

@@ -25,7 +25,7 @@ fn health_says_whether_a_feeder_is_there() {
 }
 
 #[test]
-fn figures_and_the_page_are_served() {
+fn figures_and_the_pages_are_served() {
     let gateway = Gateway::start();
     let (mut feeder, mut client, _) = one_live(&gateway);
     feeder.tick(20, 1, 1);
@@ -38,9 +38,12 @@ fn figures_and_the_page_are_served() {
     assert!(text.contains("\nrte_deliveries_total 1\n"), "{text}");
     let behind_a_proxy = "GET /stats HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
     assert_eq!(gateway.http(behind_a_proxy).0, 403);
-    let (code, text) = gateway.get("/");
-    assert_eq!(code, 200);
-    assert!(text.contains("Content-Security-Policy: default-src 'none'"), "{text}");
+    for page in ["/", "/compare"] {
+        let (code, text) = gateway.get(page);
+        assert_eq!(code, 200, "{page}");
+        assert!(text.contains("Content-Security-Policy: default-src 'none'"), "{page}: {text}");
+        assert!(text.contains("Referrer-Policy: no-referrer"), "{page}: {text}");
+    }
     assert_eq!(gateway.get("/client.js").0, 404);
     assert_eq!(gateway.http("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").0, 405);
     assert_eq!(gateway.http("nonsense\r\n\r\n").0, 400);
