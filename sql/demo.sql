@@ -8,6 +8,13 @@ ALTER TABLE pgbench_history ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PR
 CREATE ROLE web_anon NOLOGIN;
 GRANT SELECT ON pgbench_accounts, pgbench_branches, pgbench_tellers, pgbench_history TO web_anon;
 
+-- Visitors with a token are the role that it names. The workers connect as the authenticator (rte.authenticator_role),
+-- who may do nothing but become one of the roles that are granted to it, as with PostgREST; web_anon is among them.
+CREATE ROLE authenticator LOGIN NOINHERIT;
+CREATE ROLE manager NOLOGIN;
+CREATE ROLE clerk NOLOGIN;
+GRANT web_anon, manager, clerk TO authenticator;
+
 CREATE EXTENSION whagons_rte;
 SELECT rte.register_table('pgbench_accounts');
 SELECT rte.register_table('pgbench_branches');

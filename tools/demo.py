@@ -1,14 +1,22 @@
 #!/usr/bin/env python3
 """`make run`: a throw-away server with live tables under a gentle load, until Ctrl-C.
 
+It has two views: pgbench's tables, which anybody may read, and the orders of two shops as four people with different
+rights see them, each with a token that is made here.
+
 Everything lives in one temporary directory and in child processes of this script. When it ends, for whatever
 reason it still can act on, both are gone. If it is killed outright, the kernel tells its children.
 """
 
 import argparse
+import base64
 import contextlib
 import ctypes
+import hashlib
+import hmac
+import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,17 +25,39 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
 from toolchain import ROOT, Failure, cli, find_pg_config, give_to_postgres, home, install, locked, run, say, unprivileged
 
 FIRST_PORT = 8082
-CLIENTS = 2
 TRANSACTIONS_PER_SECOND = 20
-A_YEAR_S = 365 * 24 * 3600
+# To be followed with the eye.
+EVENTS_OF_A_SHOP_PER_SECOND = 0.5
+A_DAY_S = 24 * 3600
+A_YEAR_S = 365 * A_DAY_S
 DATABASE = "postgres"
+# Tenants, and the databases of the same names.
+SHOPS = ["acme", "globex"]
+# By database: what pgbench is told, and its standard input.
+TABLES_LOAD = ["-c", "2", "-R", str(TRANSACTIONS_PER_SECOND), "-M", "prepared"], os.devnull
+SHOP_LOAD = ["-c", "1", "-R", str(EVENTS_OF_A_SHOP_PER_SECOND), "-f", "-"], ROOT / "sql/demo_shop_load.sql"
+LOADS = {DATABASE: TABLES_LOAD, **{shop: SHOP_LOAD for shop in SHOPS}}
 START_LIMIT_S = 60
+
+# The panes of the second view: what the tokens claim. The policies in sql/demo_shop.sql go by it.
+VISITORS = [
+    {"name": "Alice", "sub": "alice", "role": "manager", "tenant": "acme"},
+    {"name": "Carl", "sub": "carl", "role": "clerk", "tenant": "acme"},
+    {"name": "Gwen", "sub": "gwen", "role": "manager", "tenant": "globex"},
+    {"name": "Cleo", "sub": "cleo", "role": "clerk", "tenant": "globex"},
+]
+COMPARE_TITLE = "Two shops, four visitors"
+COMPARE_NOTE = (
+    "Each shop is a tenant with a database of its own. Managers see every order of their shop; clerks see those that "
+    "they handle, and not what an item cost. Postgres decides, by grants and policies, for each row and each change."
+)
 
 SETTINGS = """
 # The way in for programs of this machine only: a socket in a directory of our own, no TCP port to collide with.
@@ -38,6 +68,11 @@ rte.landlord_database = '{database}'
 rte.anon_role = 'web_anon'
 rte.listen_addresses = '127.0.0.1'
 rte.port = {port}
+# Who may come with a token: whoever can sign one with this secret, as a role that is granted to the authenticator.
+rte.jwt_secret = '{secret}'
+rte.authenticator_role = 'authenticator'
+# Workers for three databases at once.
+max_worker_processes = 16
 log_line_prefix = '%m [%p] %b '
 """
 
@@ -48,33 +83,40 @@ class Demo:
     def __init__(self, bindir):
         self.bindir = bindir
         self.port = free_port()
+        self.secret = secrets.token_hex(32)
+        self.compare = compare_path(self.secret)
         # Short, because the path of a socket has an upper limit of about a hundred bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="whagons_rte-"))
         give_to_postgres(self.directory)
         self.log = self.directory / "server.log"
         self.server = None
-        self.load = None
+        self.loads = {}
 
     def environment(self):
         """Without the PG* variables of whoever calls: they would lead to another server."""
         return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
-    def program(self, name, *arguments, stdin=subprocess.DEVNULL):
-        """A program of this Postgres, run to its end."""
+    def program(self, name, *arguments, text=""):
+        """A program of this Postgres, run to its end with `text` as its input."""
         options = {"cwd": self.directory, "env": self.environment(), **unprivileged()}
-        return run([self.bindir / name, *arguments], stdin=stdin, **options)
+        return run([self.bindir / name, *arguments], input=text, **options)
+
+    def script(self, name, database=DATABASE, before=""):
+        """Runs a file of SQL. By standard input: the clone may lie where the postgres user cannot read."""
+        text = before + (ROOT / "sql" / name).read_text()
+        self.program("psql", *self.where(), "-d", database, "-X", "-q", "-v", "ON_ERROR_STOP=1", text=text)
 
     def where(self):
         return ["-h", str(self.directory), "-U", "postgres"]
 
-    def start(self, name, arguments, log, at_our_death):
+    def start(self, name, arguments, log, at_our_death, stdin=subprocess.DEVNULL):
         """A program that runs on, in a session of its own, so that Ctrl-C reaches it through us, in order."""
         with open(log, "ab") as output:
             return subprocess.Popen(
                 [str(self.bindir / name), *arguments],
                 cwd=self.directory,
                 env=self.environment(),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -87,7 +129,8 @@ class Demo:
         data = self.directory / "data"
         self.program("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
         with open(data / "postgresql.conf", "a") as file:
-            file.write(SETTINGS.format(directory=self.directory, database=DATABASE, port=self.port))
+            values = {"directory": self.directory, "database": DATABASE, "port": self.port, "secret": self.secret}
+            file.write(SETTINGS.format(**values))
 
     def start_server(self):
         self.log.touch()
@@ -97,14 +140,22 @@ class Demo:
     def fill(self):
         say("filling pgbench's tables and registering them")
         self.program("pgbench", *self.where(), "-i", "-s", "1", "-q", DATABASE)
-        # By standard input: the clone may lie where the postgres user cannot read.
-        with open(ROOT / "sql/demo.sql") as script:
-            self.program("psql", *self.where(), "-d", DATABASE, "-X", "-q", "-v", "ON_ERROR_STOP=1", stdin=script)
+        self.script("demo.sql")
+        say("opening two shops")
+        for shop in SHOPS:
+            self.program("createdb", *self.where(), shop)
+            self.script("demo_shop.sql", shop)
+        # Nothing in them needs quoting. Not as arguments, which everybody on the machine can read.
+        self.script("demo_tenants.sql", before=f"\\set title '{COMPARE_TITLE}'\n\\set address '{self.compare}'\n")
 
-    def start_load(self):
-        rate = ["-c", str(CLIENTS), "-R", str(TRANSACTIONS_PER_SECOND), "-T", str(A_YEAR_S)]
-        arguments = [*self.where(), "-n", "-M", "prepared", *rate, DATABASE]
-        self.load = self.start("pgbench", arguments, self.directory / "load.log", signal.SIGTERM)
+    def start_loads(self):
+        """Starts what does not run: at first all, later what ended because the server crashed and came back."""
+        for database, (options, script) in LOADS.items():
+            if database not in self.loads or self.loads[database].poll() is not None:
+                arguments = [*self.where(), "-n", *options, "-T", str(A_YEAR_S), database]
+                log = self.directory / f"load-{database}.log"
+                with open(script) as stdin:
+                    self.loads[database] = self.start("pgbench", arguments, log, signal.SIGTERM, stdin)
 
     def answers_sql(self):
         with contextlib.suppress(Failure):
@@ -131,23 +182,24 @@ class Demo:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
 
     def watch(self):
-        """Returns when the server has ended or whoever started us is gone; keeps the load running until then."""
+        """Returns when the server has ended or whoever started us is gone; keeps the loads running until then."""
         starter = Starter()
         while self.server.poll() is None:
             if starter.is_gone():
                 return
-            # After a crash that somebody tries out, the server comes back by itself, and so does the load.
-            if self.load.poll() is not None and self.answers_sql():
-                self.start_load()
+            # After a crash that somebody tries out, the server comes back by itself, and so do the loads.
+            if any(load.poll() is not None for load in self.loads.values()) and self.answers_sql():
+                self.start_loads()
             time.sleep(0.5)
         raise Failure(f"the server ended\n{self.end_of_log()}")
 
     def stop(self):
         say("stopping")
-        if self.load and self.load.poll() is None:
-            self.load.terminate()
+        for load in self.loads.values():
+            load.terminate()
+        for load in self.loads.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.load.wait(5)
+                load.wait(5)
         if self.server:
             # Fast, immediate, and last the one that leaves Postgres no say.
             for sign, patience in ((signal.SIGINT, 20), (signal.SIGQUIT, 10), (signal.SIGKILL, 5)):
@@ -155,9 +207,10 @@ class Demo:
                     self.server.send_signal(sign)
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self.server.wait(patience)
-        if self.load and self.load.poll() is None:
-            self.load.kill()
-            self.load.wait()
+        for load in self.loads.values():
+            if load.poll() is None:
+                load.kill()
+                load.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():
             print(f"could not remove {self.directory}", file=sys.stderr)
@@ -209,16 +262,49 @@ def free_port():
     raise Failure(f"no free port from {FIRST_PORT} to {FIRST_PORT + 99}")
 
 
+def token(secret, claims):
+    """A JSON Web Token of these claims, signed with HS256."""
+
+    def encode(data):
+        return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+    parts = [encode(json.dumps(part, separators=(",", ":")).encode()) for part in ({"alg": "HS256"}, claims)]
+    signature = hmac.new(secret.encode(), b".".join(parts), hashlib.sha256).digest()
+    return b".".join([*parts, encode(signature)]).decode()
+
+
+def compare_path(secret):
+    """The second view's address. Behind the `#`, which a browser does not send, it says who looks."""
+    expires = int(time.time()) + A_DAY_S
+    pairs = [("title", COMPARE_TITLE), ("note", COMPARE_NOTE), ("table", "orders")]
+    for visitor in VISITORS:
+        pairs += [("token", token(secret, {**visitor, "exp": expires})), ("tenant", visitor["tenant"])]
+    return f"/compare#{urllib.parse.urlencode(pairs)}"
+
+
 def tell(demo):
-    psql = f"{demo.bindir / 'psql'} -h {demo.directory} -U postgres {DATABASE}"
+    psql = f"{demo.bindir / 'psql'} -h {demo.directory} -U postgres"
+    address = f"http://127.0.0.1:{demo.port}"
     print(
         f"""
-  Open this in a browser:   http://127.0.0.1:{demo.port}/
+  Open this in a browser:   {address}/
 
   pgbench's four tables change there as {TRANSACTIONS_PER_SECOND} transactions a second commit. Change something yourself:
 
-    {psql} \\
+    {psql} {DATABASE} \\
       -c "UPDATE pgbench_branches SET bbalance = 0"
+
+  A link at the top of the page leads to two tenants and two users of each, with different rights, side by side. Hand all
+  orders of a shop to one clerk while you look, or let its clerks see what items cost:
+
+    {psql} acme \\
+      -c "UPDATE orders SET handled_by = 'carl'"
+    {psql} acme \\
+      -c "GRANT SELECT (cost) ON orders TO clerk"
+
+  The link, with a token for each of the four that is good for a day:
+
+{address}{demo.compare}
 
   What the server says: {demo.log}
   Ctrl-C stops all of it and removes it.
@@ -257,7 +343,7 @@ def main():
             demo.make_cluster()
             demo.start_server()
             demo.fill()
-        demo.start_load()
+        demo.start_loads()
         demo.wait_for("the gateway", demo.answers_http)
         tell(demo)
         demo.watch()
