@@ -1,7 +1,8 @@
 //! The ring of announcements: where the rows lie of transactions that are about to commit.
 //!
-//! Invariant: an [`Announcement`] is in the ring (or its blocks in the overflow) before the transaction that made it can be seen
-//! by any snapshot, because it is put there before the commit. A full ring loses nothing: it only gets coarser. Main thread of any process.
+//! Invariant: an [`Announcement`] is in the ring (or its blocks in the overflow) before the transaction that made it can be
+//! seen by any snapshot, because it is put there before the commit. A full ring loses nothing: it only gets coarser. Main
+//! thread of any process.
 
 use super::database::database_at;
 use super::{SEGMENTS, Slot};

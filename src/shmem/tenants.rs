@@ -1,4 +1,5 @@
-//! What the feeder of the landlord database is told: of tenants that changed, of databases that want a feeder. Main thread of any process.
+//! What the feeder of the landlord database is told: of tenants that changed, of databases that want a feeder. Main thread of
+//! any process.
 
 use super::{set_latch, shared};
 use pgrx::pg_sys;

@@ -1,4 +1,5 @@
-//! The processes of ours that run (`rte.workers`): entered when they start, taken out when they exit. Main thread of any process.
+//! The processes of ours that run (`rte.workers`): entered when they start, taken out when they exit. Main thread
+//! of any process.
 
 use super::database::{Database, databases};
 use super::{Held, set_latch, shared, wake_landlord};
