@@ -202,6 +202,7 @@ impl Shape {
     }
 
     /// Reads rows as the shape's identity: all, or those of some keys. Also tells which tables that took.
+    #[allow(clippy::result_large_err, reason = "pgrx's type of error")]
     fn ask(
         &mut self,
         values: Option<Vec<Vec<Datum>>>,
