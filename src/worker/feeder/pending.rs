@@ -1,4 +1,4 @@
-//! A tick: everything that a new snapshot sees and the last one did not.
+//! What a new snapshot sees and the last one did not.
 //!
 //! Where rows lie is announced by their writers before they can be seen (`shmem`). What is announced and not
 //! yet seen is kept ([`Pending`]) until it is. Invariant: every row of the log that the new snapshot sees
@@ -114,22 +114,5 @@ impl Pending {
                 },
             );
         }
-    }
-}
-
-/// Makes sure that the commits of these changes are on disk: with asynchronous commit they can be seen
-/// before.
-pub fn flush(changes: &[Change]) {
-    let mut last = 0;
-    let mut xids: Vec<Xid> = changes.iter().map(|c| c.xid).collect();
-    xids.sort_unstable();
-    xids.dedup();
-    for xid in xids {
-        // SAFETY: the transaction has committed lately: its status is still there.
-        last = last.max(unsafe { pg_sys::TransactionIdGetCommitLSN(pg_sys::TransactionId::from(xid as u32)) });
-    }
-    if last != 0 {
-        // SAFETY: a position that was written by a commit.
-        unsafe { pg_sys::XLogFlush(last) };
     }
 }
