@@ -1,4 +1,5 @@
-//! Sessions and their subscriptions: what each gets, where it goes on. Who is let in is `login`'s.
+//! Sessions and their subscriptions: what each gets, where it goes on. Who is let in is `login`'s, what changes for those who are
+//! in is `recheck`'s.
 //!
 //! Decides by asking Postgres (privileges, definitions). Everything here runs inside a tick's
 //! transaction, after its `Commit` was queued: so what is answered holds at that tick's snapshot. Main thread only.
@@ -9,22 +10,14 @@ use super::login::{Caller, Who};
 use super::plan::Plan;
 use super::registry::Refusal;
 use super::resume::Resuming;
-use super::shape::{Kind as ShapeKind, Shape};
+use super::shape::{Kind, Shape};
 use super::shapes::WhichRows;
 use crate::access::identity::Identity;
-use crate::job::{Job, SnapshotJob};
-use crate::shmem::{self, Kind};
 use pgrx::pg_sys::Oid;
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId, ToFeeder};
 use rte_protocol::wire::{CloseCode, ErrorCode, Subscription};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
-
-/// Between attempts at the snapshot of a table that somebody holds locked.
-const POSTPONED: Duration = Duration::from_millis(250);
-/// Attempts at the snapshot of a subscription, before it is ended.
-const MAX_FAILURES: u32 = 3;
 
 pub struct Session {
     pub who: Who,
@@ -38,9 +31,9 @@ pub struct Subscribed {
     pub shape: ShapeId,
     pub table: Oid,
     /// What the client asked for.
-    wanted: Rc<Subscription>,
+    pub wanted: Rc<Subscription>,
     /// Snapshots in a row that could not be read.
-    failures: u32,
+    pub failures: u32,
 }
 
 /// What a client wants besides being let in.
@@ -127,7 +120,7 @@ impl Feeder {
     }
 
     /// As whom somebody's queries and policies run.
-    fn identity(&self, who: &Who) -> Rc<Identity> {
+    pub(super) fn identity(&self, who: &Who) -> Rc<Identity> {
         Rc::new(Identity {
             session_user: self.authenticator.as_ref().ok().copied().flatten().map_or(0, |oid| oid.to_u32()),
             role: who.role.to_u32(),
@@ -196,108 +189,16 @@ impl Feeder {
             return Ok(shape);
         }
         let kind = match (&plan.key.rows, plan.filter()?) {
-            (WhichRows::Asked { .. }, _) => ShapeKind::Asked(Asked::new(plan.always)),
-            (WhichRows::Predicate(_), Some(filter)) => ShapeKind::Filtered(filter),
-            (WhichRows::Predicate(_), None) => ShapeKind::Whole,
+            (WhichRows::Asked { .. }, _) => Kind::Asked(Asked::new(plan.always)),
+            (WhichRows::Predicate(_), Some(filter)) => Kind::Filtered(filter),
+            (WhichRows::Predicate(_), None) => Kind::Whole,
         };
         let (reading, identity) = (plan.reading.clone(), plan.identity.clone());
         Ok(self.shapes.insert(&plan.key, |id| Shape::new(id, &plan.selection, kind, reading, identity)))
     }
 
-    /// Hands the snapshot of some subscriptions of a session to a query worker, all under one snapshot.
-    pub(super) fn order_snapshot(&mut self, session: SessionId, ids: &[String]) {
-        let (mut names, mut tables) = (Vec::new(), Vec::new());
-        for id in ids {
-            let Some(subscribed) = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)) else { continue };
-            let Some(shape) = self.shapes.get(subscribed.shape) else { continue };
-            let loaded = shape.load();
-            let reading = shape.reading.clone();
-            match loaded {
-                Ok(()) => {
-                    names.push(id.clone());
-                    tables.push(reading);
-                }
-                Err(Unsettled::Locked) => self.postpone(session, id),
-                Err(why) => {
-                    let Refusal { code, message, hint } = unsettled(&why);
-                    self.end(session, id, code, message, hint);
-                }
-            }
-        }
-        if names.is_empty() {
-            return;
-        }
-        self.last_job += 1;
-        let Some(s) = self.sessions.get(&session) else { return };
-        let identity = (*s.identity).clone();
-        let job = SnapshotJob { job: self.last_job, database: self.database.to_u32(), identity, tables };
-        let Ok(blob) = serde_json::to_vec(&Job::Snapshot(job)) else { return };
-        let signed = rte_core::cursor::sign(&self.key, blob);
-        self.send(&FromFeeder::Job { job: self.last_job, session, ids: names }, &[&signed]);
-        self.have_a_worker();
-    }
-
-    /// Sees to it that a query worker runs; while one does, the gateway tells when it takes more.
-    pub(super) fn have_a_worker(&mut self) {
-        if shmem::count_workers(Kind::QueryWorker, self.database) == 0 {
-            self.launch_query_workers(1);
-        }
-    }
-
-    /// Orders the snapshots again that found a table locked.
-    pub(super) fn order_postponed(&mut self, now: Instant) {
-        if !self.postponed.is_empty() && now >= self.postponed_until {
-            for (session, ids) in std::mem::take(&mut self.postponed) {
-                self.order_snapshot(session, &ids);
-            }
-        }
-    }
-
-    /// Tries a snapshot again that a schema change came in the way of, or ends the subscription.
-    fn read_again(&mut self, session: SessionId, ids: &[String], why: &Refusal) {
-        if why.code == ErrorCode::NotReady {
-            // A table was locked. Nothing of the job was sent, so it is done another time.
-            ids.iter().for_each(|id| self.postpone(session, id));
-            return;
-        }
-        if why.code == ErrorCode::WhereFailed {
-            ids.iter().for_each(|id| self.end(session, id, why.code, why.message.clone(), why.hint.clone()));
-            return;
-        }
-        self.registry.invalidate();
-        self.refresh_registry();
-        let mut again = Vec::new();
-        for id in ids {
-            let Some(subscribed) = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)) else { continue };
-            let (table, wanted, failures) = (subscribed.table, subscribed.wanted.clone(), subscribed.failures + 1);
-            match self.plan_of(session, table, &wanted) {
-                Ok(plan) if failures < MAX_FAILURES => {
-                    self.replace(session, wanted, &plan, "snapshot_failed");
-                    if let Some(s) = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.get_mut(id)) {
-                        s.failures = failures;
-                    }
-                    again.push(id.clone());
-                }
-                other => {
-                    let Refusal { code, message, hint } = other.err().unwrap_or_else(|| why.clone());
-                    self.end(session, id, code, message, hint);
-                }
-            }
-        }
-        // One by one from here on: one that cannot be read must not cost the others theirs.
-        for id in again {
-            self.order_snapshot(session, &[id]);
-        }
-    }
-
-    /// Orders a snapshot another time: one by one, so that a table waits for no other.
-    fn postpone(&mut self, session: SessionId, id: &str) {
-        self.postponed.push((session, vec![id.to_owned()]));
-        self.postponed_until = Instant::now() + POSTPONED;
-    }
-
     /// Replaces the copy of a subscription; its snapshot is to be ordered. Tells whether there is one.
-    fn replace(&mut self, session: SessionId, wanted: Rc<Subscription>, plan: &Plan, reason: &str) -> bool {
+    pub(super) fn replace(&mut self, session: SessionId, wanted: Rc<Subscription>, plan: &Plan, reason: &str) -> bool {
         let id = wanted.id.clone();
         self.send(&FromFeeder::Resync { session, id: id.clone(), reason: reason.to_owned() }, &[]);
         if self.add(session, wanted, plan, false).is_some() {
@@ -311,7 +212,7 @@ impl Feeder {
     }
 
     /// Ends a subscription that the client did not end.
-    fn end(&mut self, session: SessionId, id: &str, code: ErrorCode, message: String, hint: Option<String>) {
+    pub(super) fn end(&mut self, session: SessionId, id: &str, code: ErrorCode, message: String, hint: Option<String>) {
         let ended = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.remove(id));
         if let Some(ended) = ended {
             self.shapes.release(ended.shape);
@@ -319,129 +220,10 @@ impl Feeder {
         self.send(&FromFeeder::Ended { session, id: id.to_owned(), code, message, hint }, &[]);
     }
 
-    /// Replaces the copies of all subscriptions of a table, or ends them where they can not be.
-    pub(super) fn resynchronise(&mut self, table: Oid, reason: &str) {
-        self.resynchronise_where(reason, |subscribed| subscribed.table == table);
-    }
-
-    /// Replaces the copies of all subscriptions of a shape, or ends them where they can not be.
-    pub(super) fn resynchronise_shape(&mut self, shape: ShapeId, reason: &str) {
-        self.resynchronise_where(reason, |subscribed| subscribed.shape == shape);
-    }
-
-    fn resynchronise_where(&mut self, reason: &str, which: impl Fn(&Subscribed) -> bool) {
-        let mut affected: HashMap<SessionId, Vec<(Oid, Rc<Subscription>)>> = HashMap::new();
-        let mut shapes: HashSet<ShapeId> = HashSet::new();
-        for (session, s) in &self.sessions {
-            let own: Vec<&Subscribed> = s.subscriptions.values().filter(|d| which(d)).collect();
-            shapes.extend(own.iter().map(|d| d.shape));
-            if !own.is_empty() {
-                affected.insert(*session, own.iter().map(|d| (d.table, d.wanted.clone())).collect());
-            }
-        }
-        // Nobody who subscribes from here on joins what is replaced.
-        shapes.into_iter().for_each(|shape| self.shapes.retire(shape));
-        for (session, subscriptions) in affected {
-            let mut ids = Vec::new();
-            for (table, wanted) in subscriptions {
-                match self.plan_of(session, table, &wanted) {
-                    Ok(plan) => {
-                        if self.replace(session, wanted.clone(), &plan, reason) {
-                            ids.push(wanted.id.clone());
-                        }
-                    }
-                    Err(Refusal { code, message, hint }) => self.end(session, &wanted.id, code, message, hint),
-                }
-            }
-            self.order_snapshot(session, &ids);
-        }
-    }
-
-    /// Ends all subscriptions of a shape.
-    pub(super) fn end_shape(&mut self, shape: ShapeId, why: &Refusal) {
-        let mut affected = Vec::new();
-        for (session, s) in &self.sessions {
-            affected
-                .extend(s.subscriptions.iter().filter(|(_, d)| d.shape == shape).map(|(id, _)| (*session, id.clone())));
-        }
-        self.shapes.retire(shape);
-        for (session, id) in affected {
-            self.end(session, &id, why.code, why.message.clone(), why.hint.clone());
-        }
-    }
-
-    /// A session acts as somebody else, or with other claims, than before.
-    pub(super) fn identity_changed(&mut self, session: SessionId) {
-        let Some(s) = self.sessions.get(&session) else { return };
-        let identity = self.identity(&s.who);
-        if let Some(s) = self.sessions.get_mut(&session) {
-            s.identity = identity;
-        }
-        self.refresh_registry();
-        self.recheck(|other, _| other == session);
-    }
-
     pub(super) fn forget(&mut self, session: SessionId) {
         self.forget_asked(session);
         for subscribed in self.sessions.remove(&session).into_iter().flat_map(|s| s.subscriptions.into_values()) {
             self.shapes.release(subscribed.shape);
-        }
-    }
-
-    /// Looks again at what sessions may read of some tables: access to them has changed. What it did not change for goes
-    /// on undisturbed.
-    pub(super) fn recheck_access(&mut self, tables: &HashSet<Oid>) {
-        self.recheck(|_, subscribed| tables.contains(&subscribed.table));
-        // What is asked may be answered otherwise, without a change of the question.
-        for shape in self.shapes.iter_mut() {
-            shape.uncertain |= tables.contains(&shape.table);
-        }
-    }
-
-    /// Looks again at everything: memberships of roles have changed.
-    pub(super) fn recheck_everything(&mut self) {
-        for s in self.sessions.values_mut() {
-            let session_user = self.authenticator.as_ref().ok().copied().flatten().map_or(0, |oid| oid.to_u32());
-            if s.identity.session_user != session_user {
-                s.identity = Rc::new(Identity { session_user, ..(*s.identity).clone() });
-            }
-        }
-        self.recheck(|_, _| true);
-        let mut bound = Vec::new();
-        for shape in self.shapes.iter_mut() {
-            match &shape.kind {
-                ShapeKind::Asked(_) => shape.uncertain = true,
-                ShapeKind::Filtered(_) => bound.push(shape.id),
-                ShapeKind::Whole => {}
-            }
-        }
-        // A predicate that is tied to a role may ask for memberships itself.
-        bound.retain(
-            |id| matches!(self.shapes.key(*id).map(|key| &key.rows), Some(WhichRows::Predicate(p)) if p.role != 0),
-        );
-        bound.into_iter().for_each(|shape| self.resynchronise_shape(shape, "access_changed"));
-    }
-
-    fn recheck(&mut self, which: impl Fn(SessionId, &Subscribed) -> bool) {
-        let mut all = Vec::new();
-        for (session, s) in &self.sessions {
-            let own = s.subscriptions.values().filter(|d| which(*session, d));
-            all.extend(own.map(|d| (*session, d.shape, d.table, d.wanted.clone())));
-        }
-        let mut anew: HashMap<SessionId, Vec<String>> = HashMap::new();
-        for (session, shape, table, wanted) in all {
-            match self.plan_of(session, table, &wanted) {
-                Ok(plan) if self.shapes.key(shape) == Some(&plan.key) => {}
-                Ok(plan) => {
-                    if self.replace(session, wanted.clone(), &plan, "access_changed") {
-                        anew.entry(session).or_default().push(wanted.id.clone());
-                    }
-                }
-                Err(Refusal { code, message, hint }) => self.end(session, &wanted.id, code, message, hint),
-            }
-        }
-        for (session, ids) in anew {
-            self.order_snapshot(session, &ids);
         }
     }
 }

@@ -1,0 +1,113 @@
+//! Snapshots of subscriptions: ordered of query workers, and again where one could not be read.
+//!
+//! Nobody waits here for one. A table that is locked is tried again later; what cannot be read a few times ends the subscription.
+//! In a tick's transaction. Main thread only.
+
+use super::Feeder;
+use super::asked::Unsettled;
+use super::registry::Refusal;
+use super::session::unsettled;
+use crate::job::{Job, SnapshotJob};
+use crate::shmem::{self, Kind};
+use rte_protocol::bridge::{FromFeeder, SessionId};
+use rte_protocol::wire::ErrorCode;
+use std::time::{Duration, Instant};
+
+/// Between attempts at the snapshot of a table that somebody holds locked.
+const POSTPONED: Duration = Duration::from_millis(250);
+/// Attempts at the snapshot of a subscription, before it is ended.
+const MAX_FAILURES: u32 = 3;
+
+impl Feeder {
+    /// Hands the snapshot of some subscriptions of a session to a query worker, all under one snapshot.
+    pub(super) fn order_snapshot(&mut self, session: SessionId, ids: &[String]) {
+        let (mut names, mut tables) = (Vec::new(), Vec::new());
+        for id in ids {
+            let Some(subscribed) = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)) else { continue };
+            let Some(shape) = self.shapes.get(subscribed.shape) else { continue };
+            let loaded = shape.load();
+            let reading = shape.reading.clone();
+            match loaded {
+                Ok(()) => {
+                    names.push(id.clone());
+                    tables.push(reading);
+                }
+                Err(Unsettled::Locked) => self.postpone(session, id),
+                Err(why) => {
+                    let Refusal { code, message, hint } = unsettled(&why);
+                    self.end(session, id, code, message, hint);
+                }
+            }
+        }
+        if names.is_empty() {
+            return;
+        }
+        self.last_job += 1;
+        let Some(s) = self.sessions.get(&session) else { return };
+        let identity = (*s.identity).clone();
+        let job = SnapshotJob { job: self.last_job, database: self.database.to_u32(), identity, tables };
+        let Ok(blob) = serde_json::to_vec(&Job::Snapshot(job)) else { return };
+        let signed = rte_core::cursor::sign(&self.key, blob);
+        self.send(&FromFeeder::Job { job: self.last_job, session, ids: names }, &[&signed]);
+        self.have_a_worker();
+    }
+
+    /// Sees to it that a query worker runs; while one does, the gateway tells when it takes more.
+    pub(super) fn have_a_worker(&mut self) {
+        if shmem::count_workers(Kind::QueryWorker, self.database) == 0 {
+            self.launch_query_workers(1);
+        }
+    }
+
+    /// Orders the snapshots again that found a table locked.
+    pub(super) fn order_postponed(&mut self, now: Instant) {
+        if !self.postponed.is_empty() && now >= self.postponed_until {
+            for (session, ids) in std::mem::take(&mut self.postponed) {
+                self.order_snapshot(session, &ids);
+            }
+        }
+    }
+
+    /// Tries a snapshot again that a schema change came in the way of, or ends the subscription.
+    pub(super) fn read_again(&mut self, session: SessionId, ids: &[String], why: &Refusal) {
+        if why.code == ErrorCode::NotReady {
+            // A table was locked. Nothing of the job was sent, so it is done another time.
+            ids.iter().for_each(|id| self.postpone(session, id));
+            return;
+        }
+        if why.code == ErrorCode::WhereFailed {
+            ids.iter().for_each(|id| self.end(session, id, why.code, why.message.clone(), why.hint.clone()));
+            return;
+        }
+        self.registry.invalidate();
+        self.refresh_registry();
+        let mut again = Vec::new();
+        for id in ids {
+            let Some(subscribed) = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)) else { continue };
+            let (table, wanted, failures) = (subscribed.table, subscribed.wanted.clone(), subscribed.failures + 1);
+            match self.plan_of(session, table, &wanted) {
+                Ok(plan) if failures < MAX_FAILURES => {
+                    self.replace(session, wanted, &plan, "snapshot_failed");
+                    if let Some(s) = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.get_mut(id)) {
+                        s.failures = failures;
+                    }
+                    again.push(id.clone());
+                }
+                other => {
+                    let Refusal { code, message, hint } = other.err().unwrap_or_else(|| why.clone());
+                    self.end(session, id, code, message, hint);
+                }
+            }
+        }
+        // One by one from here on: one that cannot be read must not cost the others theirs.
+        for id in again {
+            self.order_snapshot(session, &[id]);
+        }
+    }
+
+    /// Orders a snapshot another time: one by one, so that a table waits for no other.
+    fn postpone(&mut self, session: SessionId, id: &str) {
+        self.postponed.push((session, vec![id.to_owned()]));
+        self.postponed_until = Instant::now() + POSTPONED;
+    }
+}
