@@ -19,7 +19,6 @@ use rte_core::auth::{AuthError, MAX_TOKEN};
 use rte_protocol::bridge::{FromFeeder, JobId, SessionId};
 use rte_protocol::wire::{ClientInfo, CloseCode, ErrorCode};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Lines about refused clients in a period; the rest is counted. Who sends wrong tokens must not fill the disk.
@@ -98,7 +97,7 @@ impl NotLetIn {
         Self::unauthorized(error.for_client(), hint)
     }
 
-    fn of_role(error: &RoleError, anonymous: bool) -> Self {
+    pub(super) fn of_role(error: &RoleError, anonymous: bool) -> Self {
         let hint = "The server's log says what is wrong.";
         match (anonymous, error.is_setup()) {
             (true, _) => Self::forbidden("anonymous access is not set up correctly", hint),
@@ -195,46 +194,6 @@ impl Feeder {
         Some(at.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
-    /// Looks again at who may stay, and at what they may read, where roles or settings have changed.
-    pub(super) fn recheck_roles(&mut self) {
-        if !ROLES_CHANGED.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        self.authenticator = role::authenticator();
-        if let Err(why) = &self.authenticator {
-            pgrx::warning!("whagons_rte lets nobody in: {why}");
-        }
-        if self.sessions.is_empty() {
-            return;
-        }
-        let anonymous = guc::anon_role();
-        let mut known: HashMap<(String, bool), Result<Oid, RoleError>> = HashMap::new();
-        let mut gone = Vec::new();
-        for (session, s) in &self.sessions {
-            let who = &s.who;
-            if who.anonymous && anonymous.as_deref() != Some(who.name.as_str()) {
-                gone.push((*session, anonymous_is_over(anonymous.is_some())));
-                continue;
-            }
-            let now = known
-                .entry((who.name.clone(), who.anonymous))
-                .or_insert_with(|| role::resolve(&who.name, who.anonymous));
-            match now {
-                Ok(role) if *role == who.role => {}
-                Ok(_) => gone.push((*session, role_has_changed())),
-                Err(why) => gone.push((*session, NotLetIn::of_role(why, who.anonymous))),
-            }
-        }
-        for why in known.values().filter_map(|r| r.as_ref().err()) {
-            pgrx::warning!("whagons_rte closes sessions: {why}");
-        }
-        for (session, why) in gone {
-            self.turn_away(session, why);
-        }
-        self.refresh_registry();
-        self.recheck_everything();
-    }
-
     /// Forgets a session's question.
     pub(super) fn forget_asked(&mut self, session: SessionId) {
         self.logins.asked.remove(&session);
@@ -257,7 +216,7 @@ impl Feeder {
         self.identity_changed(session);
     }
 
-    fn turn_away(&mut self, session: SessionId, why: NotLetIn) {
+    pub(super) fn turn_away(&mut self, session: SessionId, why: NotLetIn) {
         let Refusal { code, message, hint } = why.refusal;
         self.send(&FromFeeder::Refused { session, close: why.close.code(), code, message, hint }, &[]);
         self.forget(session);
@@ -386,14 +345,14 @@ impl Logins {
     }
 }
 
-fn anonymous_is_over(set: bool) -> NotLetIn {
+pub(super) fn anonymous_is_over(set: bool) -> NotLetIn {
     if set {
         return role_has_changed();
     }
     NotLetIn::unauthorized("a token is needed", "Anonymous access is off; an administrator can set rte.anon_role.")
 }
 
-fn role_has_changed() -> NotLetIn {
+pub(super) fn role_has_changed() -> NotLetIn {
     let refusal = Refusal::new(ErrorCode::Forbidden, "the session's role has changed", "");
     NotLetIn { close: CloseCode::Restart, refusal }
 }
@@ -406,28 +365,4 @@ fn random() -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     // SAFETY: fills the array.
     unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) }.then_some(bytes)
-}
-
-/// Set when roles, their memberships or the settings have changed, which leaves no marker in the log; and at first.
-static ROLES_CHANGED: AtomicBool = AtomicBool::new(true);
-
-/// Makes changes of roles known to [`Feeder::recheck_roles`]. Once per process.
-pub fn watch_roles() {
-    use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, DATABASEOID};
-    for cache in [AUTHMEMROLEMEM, AUTHOID, DATABASEOID] {
-        // SAFETY: the function has the right type and lives as long as the process.
-        unsafe { pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(on_role_change), pg_sys::Datum::from(0)) };
-    }
-}
-
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn on_role_change(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
-    ROLES_CHANGED.store(true, Ordering::Relaxed);
-}
-
-/// Settings were read again. Outside a transaction.
-pub fn settings_changed() {
-    crate::worker::process::apply_database_settings();
-    token::reload();
-    ROLES_CHANGED.store(true, Ordering::Relaxed);
 }

@@ -14,6 +14,7 @@ mod plan;
 mod recheck;
 mod registry;
 mod resume;
+mod roles;
 mod rows;
 mod run;
 mod session;
@@ -128,7 +129,7 @@ pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
     encode::pin_settings();
     process::transaction(|_| identity::settle_session_user());
     reads::listen();
-    login::watch_roles();
+    roles::watch();
     let worker = shmem::enter_this_worker(Kind::Feeder, database);
     let Some(slot) = shmem::database(database) else {
         ereport!(

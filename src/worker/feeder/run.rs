@@ -1,7 +1,7 @@
 //! The loop of a feeder: what it does in which order, and how long it sleeps. Main thread of its own process.
 
 use super::tick::After;
-use super::{Feeder, login};
+use super::{Feeder, roles};
 use crate::worker::process;
 use crate::{guc, shmem};
 use pgrx::pg_sys;
@@ -19,7 +19,7 @@ impl Feeder {
         loop {
             process::exit_if_asked();
             if process::reload() {
-                login::settings_changed();
+                roles::settings_changed();
             }
             self.connect();
             self.receive(&mut messages);
