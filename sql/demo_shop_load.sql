@@ -19,6 +19,6 @@ SELECT s.items[1 + floor(random() * cardinality(s.items))], s.clerks[1 + floor(r
 FROM (VALUES ('acme', '{Anvil,Bird seed,Catapult,Giant magnet,Rocket skates,Spring shoes,Trampoline,Tunnel paint}'::text[], '{carl,dora}'::text[]),
              ('globex', '{Bread knife,Coffee mill,Desk lamp,Fruit bowl,Hammock,Teapot,Wall clock,Watering can}', '{cleo,dirk}')) AS s(shop, items, clerks),
      (SELECT round((9 + random() * 240)::numeric, 1) AS price) AS p
-WHERE s.shop = current_database() AND (SELECT count(*) FROM orders) < 8;
+WHERE s.shop = current_database() AND (SELECT count(*) FROM orders) < 7;
 END;
 \endif

@@ -55,8 +55,8 @@ VISITORS = [
 ]
 COMPARE_TITLE = "Two shops, four visitors"
 COMPARE_NOTE = (
-    "Each shop is a tenant with a database of its own. Managers see every order of their shop; clerks see those that "
-    "they handle, and not what an item cost. Postgres decides, by grants and policies, for each row and each change."
+    "Two tenants, each with a database of its own. Managers see every order of their shop, clerks those that they "
+    "handle, and not what an item cost. Postgres decides for each change."
 )
 
 SETTINGS = """
