@@ -3,6 +3,7 @@
 //! transaction, in `failure::guarded`.
 
 use super::failure::{NO_COLLATION, Stage};
+use super::function::Function;
 use super::raw::Literal;
 use super::{Client, MAX_COSTLY, MAX_COSTLY_BYTES, names, params, types};
 use crate::access::node::{each, is};
@@ -324,56 +325,6 @@ impl Check<'_> {
     unsafe fn refuse(&self, node: *mut Node, message: impl Into<String>, hint: &str) -> Refusal {
         // SAFETY: an analysed node; those without a place have -1.
         self.client.refuse(unsafe { pg_sys::exprLocation(node) }, message, hint)
-    }
-}
-
-/// Oids of languages that initdb gives (pg_language.dat).
-const INTERNAL_LANGUAGE: Oid = Oid::from_u32(12);
-const SQL_LANGUAGE: Oid = Oid::from_u32(14);
-
-/// A row of `pg_proc`.
-struct Function {
-    name: String,
-    /// Name of the C function; the text of one in SQL, or nothing.
-    source: String,
-    /// Written in SQL: built-in ones stand for others of Postgres' own.
-    is_sql: bool,
-    volatility: u8,
-    /// Neither an aggregate nor a window function, gives one value, and runs as its caller.
-    plain: bool,
-}
-
-impl Function {
-    unsafe fn load(oid: Oid) -> Option<Self> {
-        // SAFETY: a tuple of pg_proc, copied from before it is released.
-        unsafe {
-            let cache = pg_sys::SysCacheIdentifier::PROCOID as i32;
-            let tuple = pg_sys::SearchSysCache1(cache, oid.into());
-            if tuple.is_null() {
-                return None;
-            }
-            let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>();
-            let mut null = false;
-            let source = pg_sys::SysCacheGetAttr(cache, tuple, pg_sys::Anum_pg_proc_prosrc as i16, &raw mut null);
-            let source = if null {
-                String::new()
-            } else {
-                CStr::from_ptr(pg_sys::text_to_cstring(source.cast_mut_ptr())).to_string_lossy().into_owned()
-            };
-            let is_sql = row.prolang == SQL_LANGUAGE;
-            let function = Self {
-                name: compat::name(&row.proname),
-                source,
-                is_sql,
-                volatility: row.provolatile as u8,
-                plain: row.prokind as u8 == pg_sys::PROKIND_FUNCTION
-                    && !row.proretset
-                    && !row.prosecdef
-                    && (is_sql || row.prolang == INTERNAL_LANGUAGE),
-            };
-            pg_sys::ReleaseSysCache(tuple);
-            Some(function)
-        }
     }
 }
 

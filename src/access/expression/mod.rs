@@ -3,7 +3,7 @@
 //!
 //! The text is hostile. It goes through these steps, each of which allows what it knows and refuses the rest:
 //!
-//! 1. Postgres' grammar reads it as one expression ([`raw`]); no SQL is put around it.
+//! 1. Postgres' grammar reads it as one expression ([`grammar`]); no SQL is put around it.
 //! 2. The tree as written is walked ([`raw`]): kinds of nodes, names ([`names`], [`types`]), columns that the role may
 //!    read. String literals become parameters of the condition, so the analysis runs no input function. Depth and
 //!    size are bounded, counting what the analysis is going to copy.
@@ -23,6 +23,8 @@
 mod analyse;
 mod check;
 mod failure;
+mod function;
+mod grammar;
 mod names;
 mod params;
 mod raw;
@@ -139,7 +141,7 @@ impl Client<'_> {
     unsafe fn analysed(&self) -> Result<*mut Node, Refusal> {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut tree = raw::read(self)?;
+            let mut tree = grammar::read(self)?;
             let literals = raw::check(self, &raw mut tree)?;
             self.stage.set(Stage::Analysing);
             let mut tree = analyse::analyse(self, tree);

@@ -1,6 +1,5 @@
-//! The condition as it is written: read by Postgres' grammar, then walked by kinds of nodes and names, before
-//! anything is looked up. Decides what may be said; leaves types to the analyser and to [`super::check`].
-//! Main thread only, in a transaction, in `failure::guarded`.
+//! The condition as it is written, walked by kinds of nodes and names before anything is looked up. Decides what may be said;
+//! leaves types to the analyser and to [`super::check`]. Main thread only, in a transaction, in `failure::guarded`.
 //!
 //! Nodes are counted as often as the analyser is going to copy them: `BETWEEN` and `IN` repeat their left side, and nested
 //! ones would grow without bound.
@@ -22,64 +21,10 @@ pub(super) struct Literal {
 /// Longest `char(n)` and `bit(n)` of a cast: it pads, so a short value could be made long.
 const MAX_PADDED: i32 = 1024;
 
-const ONE_EXPRESSION: &str = "where must be one expression";
-
-/// Reads the text as one expression.
-///
-/// # Safety
-/// In a transaction, in a memory context that may be reset.
-pub(super) unsafe fn read(client: &Client) -> Result<*mut Node, Refusal> {
-    let refuse = || client.refuse(-1, ONE_EXPRESSION, "It has no SELECT, FROM, WHERE, AS or ORDER BY around it.");
-    // SAFETY: the grammar gives a list of one RawStmt with a SelectStmt in it; everything is looked at by its tag.
-    unsafe {
-        let list = pg_sys::raw_parser(client.source.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR);
-        if compat::list_length(list) != 1 {
-            return Err(refuse());
-        }
-        let statement = pg_sys::list_nth(list, 0).cast::<pg_sys::RawStmt>();
-        if !is(statement.cast(), NodeTag::T_RawStmt) || !is((*statement).stmt, NodeTag::T_SelectStmt) {
-            return Err(refuse());
-        }
-        let select = &*(*statement).stmt.cast::<pg_sys::SelectStmt>();
-        let lists = [
-            select.distinctClause,
-            select.fromClause,
-            select.groupClause,
-            select.windowClause,
-            select.valuesLists,
-            select.sortClause,
-            select.lockingClause,
-        ];
-        let nodes: [*mut Node; 8] = [
-            select.intoClause.cast(),
-            select.whereClause,
-            select.havingClause,
-            select.limitOffset,
-            select.limitCount,
-            select.withClause.cast(),
-            select.larg.cast(),
-            select.rarg.cast(),
-        ];
-        let plain = lists.iter().all(|list| list.is_null())
-            && nodes.iter().all(|node| node.is_null())
-            && select.op == pg_sys::SetOperation::SETOP_NONE
-            && !select.all
-            && !select.groupDistinct;
-        if !plain || compat::list_length(select.targetList) != 1 {
-            return Err(refuse());
-        }
-        let target = &*pg_sys::list_nth(select.targetList, 0).cast::<pg_sys::ResTarget>();
-        if target.type_ != NodeTag::T_ResTarget || !target.name.is_null() || !target.indirection.is_null() {
-            return Err(refuse());
-        }
-        Ok(target.val)
-    }
-}
-
 /// Walks the tree; string literals in it become parameters, types get their oids.
 ///
 /// # Safety
-/// `tree` came from [`read`].
+/// `tree` came from [`super::grammar::read`].
 pub(super) unsafe fn check(client: &Client, tree: *mut *mut Node) -> Result<Vec<Literal>, Refusal> {
     let mut walk = Walk { client, literals: Vec::new(), used: vec![false; client.values.len()] };
     // SAFETY: the caller's promise.
