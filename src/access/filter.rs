@@ -155,12 +155,12 @@ impl Part {
         if self.state.is_null() {
             return true;
         }
-        // SAFETY: as `ExecQual` does it: a qual's result is never null.
+        // SAFETY: as `ExecQual` does it: a qual's result is never null. Called through the bindings, which turn an error into
+        // a panic: the function that the state points to would jump over our frames.
         unsafe {
             let previous = pg_sys::MemoryContextSwitchTo((*context).ecxt_per_tuple_memory);
             let mut null = false;
-            let evaluate = (*self.state).evalfunc.unwrap_unchecked();
-            let result = evaluate(self.state, context, &raw mut null);
+            let result = pg_sys::ExecEvalExpr(self.state, context, &raw mut null);
             pg_sys::MemoryContextSwitchTo(previous);
             result.value() != 0
         }
