@@ -41,6 +41,17 @@ pub enum Path {
     },
 }
 
+/// A predicate of folded policies, the tenant's column and the client's condition.
+fn predicate(policies: *mut pg_sys::List, tenant: Option<&str>, condition: Option<&str>, role: u32) -> Predicate {
+    let text = |list: *mut pg_sys::List| {
+        // SAFETY: a list of expressions.
+        if list.is_null() { String::new() } else { unsafe { node::text(list.cast()) } }
+    };
+    // SAFETY: the texts were made by `node::text`.
+    let (access, condition) = unsafe { (read::with(policies, tenant), read::with(std::ptr::null_mut(), condition)) };
+    Predicate { access: text(access), condition: text(condition), role }
+}
+
 /// Whether a generated column is computed when it is read.
 fn is_virtual(relation: Oid, column: i16) -> bool {
     // SAFETY: a catalog look-up.
@@ -60,6 +71,10 @@ pub fn path(
     tenant: Option<&str>,
     condition: Option<&str>,
 ) -> Result<Path, CaughtError> {
+    if !policy::applies(relation) {
+        // Nobody needs to be acted as.
+        return Ok(Path::Folded(predicate(std::ptr::null_mut(), tenant, condition, 0)));
+    }
     // A tick may plan thousands of subscriptions.
     Scratch::new().with(|| {
         attempt(|| {
@@ -73,14 +88,8 @@ pub fn path(
                         Path::Asked { why: Unfoldable::Column, always: fold::is_restless(policies) }
                     }
                     Ok(folded) => {
-                        let access = read::with(folded.conditions, tenant);
-                        let condition = read::with(std::ptr::null_mut(), condition);
-                        let text = |list: *mut pg_sys::List| {
-                            if list.is_null() { String::new() } else { node::text(list.cast()) }
-                        };
                         let role = if folded.reads_roles || folded.calls_users_functions { identity.role } else { 0 };
-                        let predicate = Predicate { access: text(access), condition: text(condition), role };
-                        Path::Folded(predicate)
+                        Path::Folded(predicate(folded.conditions, tenant, condition, role))
                     }
                     Err(why) => Path::Asked { why, always: fold::is_restless(policies) },
                 }

@@ -6,6 +6,20 @@
 use crate::compat;
 use pgrx::pg_sys::{self, List, Oid};
 
+/// Whether a table has row-level security at all.
+pub fn applies(relation: Oid) -> bool {
+    // SAFETY: a reference of the relation cache, given back here.
+    unsafe {
+        let rel = pg_sys::RelationIdGetRelation(relation);
+        if rel.is_null() {
+            return true;
+        }
+        let applies = (*(*rel).rd_rel).relrowsecurity;
+        pg_sys::RelationClose(rel);
+        applies
+    }
+}
+
 /// The conditions on rows that the acting user may SELECT, all of which must hold; none where it may see every row.
 ///
 /// Expressions over the range table's first entry, in the current memory context. Sub-selects in them are as they were

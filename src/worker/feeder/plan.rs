@@ -6,7 +6,6 @@
 
 use super::Feeder;
 use super::registry::{Refusal, Selection};
-use super::session::Session;
 use super::shapes::{Key, WhichRows};
 use crate::access::expression::{self, Readable};
 use crate::access::filter::Filter;
@@ -19,6 +18,30 @@ use rte_core::held;
 use rte_protocol::bridge::SessionId;
 use rte_protocol::wire::{ErrorCode, Subscription};
 use std::rc::Rc;
+
+/// Answers that are remembered while nothing changes that they depend on: a crowd that comes back asks the same.
+const REMEMBERED: usize = 10_000;
+
+/// Who asks for which rows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Question {
+    identity: Rc<Identity>,
+    tenant: Option<String>,
+    table: Oid,
+    condition: Option<String>,
+    params: Option<String>,
+}
+
+/// Which rows those are.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// The condition on the tenant's column, and the client's own, as `node::text` makes them.
+    tenant: Option<String>,
+    condition: Option<String>,
+    rows: WhichRows,
+    /// Whether the answer of Postgres may change by itself.
+    always: bool,
+}
 
 pub struct Plan {
     pub selection: Selection,
@@ -44,27 +67,53 @@ impl Feeder {
         let role = self.role_of(session)?;
         let selection = self.registry.select(table, role, wanted.columns.as_deref())?;
         let Some(s) = self.sessions.get(&session) else { return Err(gone()) };
-        let identity = s.identity.clone();
-        let tenant = tenant_condition(s, &selection)?;
+        let question = Question {
+            identity: s.identity.clone(),
+            tenant: s.who.tenant.clone(),
+            table,
+            condition: wanted.predicate.clone(),
+            params: wanted.params.as_ref().filter(|params| !params.is_empty()).map(|params| format!("{params:?}")),
+        };
+        let judged = match self.registry.judged.get(&question) {
+            Some(judged) => judged.clone(),
+            None => {
+                let judged = Rc::new(self.judge_rows(&question, &selection, wanted)?);
+                if self.registry.judged.len() >= REMEMBERED {
+                    self.registry.judged.clear();
+                }
+                self.registry.judged.insert(question.clone(), judged.clone());
+                judged
+            }
+        };
+        let Judged { tenant, condition, rows, always } = (*judged).clone();
+        let key = Key { table, columns: selection.numbers.clone(), rows };
+        let reading = Reading { relation: table.to_u32(), columns: key.columns.clone(), tenant, condition };
+        let digest = digest(&wanted.id, &key);
+        Ok(Plan { selection, key, reading, identity: question.identity, always, digest })
+    }
+
+    /// Which rows a session may see of a table, and wants to.
+    fn judge_rows(&self, question: &Question, selection: &Selection, wanted: &Subscription) -> Result<Judged, Refusal> {
+        let Question { identity, table, .. } = question;
+        let tenant = tenant_condition(question, selection)?;
         let condition = match &wanted.predicate {
-            None if wanted.params.as_ref().is_some_and(|params| !params.is_empty()) => {
+            None if question.params.is_some() => {
                 return Err(Refusal::new(ErrorCode::InvalidParams, "params without where", ""));
             }
             None => None,
             Some(text) => {
-                let columns = self.registry.readable_columns(table, role);
+                let columns = self.registry.readable_columns(*table, identity.role());
                 let readable: Vec<Readable<'_>> =
                     columns.iter().map(|(name, number)| Readable { name, number: *number }).collect();
                 let params: Vec<_> = wanted.params.iter().flatten().map(|value| Some(value.clone())).collect();
-                Some(expression::parse(table, &readable, text, &params)?.text)
+                Some(expression::parse(*table, &readable, text, &params)?.text)
             }
         };
-        let path = access::path(&identity, table, selection.kind, tenant.as_deref(), condition.as_deref()).map_err(
-            |error| {
-                attempt::log("could not evaluate the policies of a table", &error);
-                policy_failed()
-            },
-        )?;
+        let path = access::path(identity, *table, selection.kind, tenant.as_deref(), condition.as_deref());
+        let path = path.map_err(|error| {
+            attempt::log("could not evaluate the policies of a table", &error);
+            policy_failed()
+        })?;
         let (rows, always) = match path {
             Path::Folded(predicate) => (WhichRows::Predicate(predicate), false),
             Path::Asked { always, .. } => {
@@ -72,10 +121,7 @@ impl Feeder {
                 (WhichRows::Asked { identity, tenant, condition }, always)
             }
         };
-        let key = Key { table, columns: selection.numbers.clone(), rows };
-        let reading = Reading { relation: table.to_u32(), columns: key.columns.clone(), tenant, condition };
-        let digest = digest(&wanted.id, &key);
-        Ok(Plan { selection, key, reading, identity, always, digest })
+        Ok(Judged { tenant, condition, rows, always })
     }
 
     fn role_of(&self, session: SessionId) -> Result<Oid, Refusal> {
@@ -106,9 +152,9 @@ impl Plan {
 }
 
 /// The condition on the tenant's column: rows of others do not exist for the session.
-fn tenant_condition(session: &Session, selection: &Selection) -> Result<Option<String>, Refusal> {
+fn tenant_condition(question: &Question, selection: &Selection) -> Result<Option<String>, Refusal> {
     let Some(column) = selection.tenant_column else { return Ok(None) };
-    let Some(tenant) = &session.who.tenant else {
+    let Some(tenant) = &question.tenant else {
         return Err(Refusal::new(
             ErrorCode::Forbidden,
             "the table is divided by tenants, and the session has none",

@@ -4,6 +4,7 @@
 //! so that a tick takes no lock on a table and cannot wait for a schema change in progress. Main
 //! thread only, in a transaction.
 
+use super::plan::{Judged, Question};
 use crate::capture;
 use crate::compat;
 pub use crate::refusal::Refusal;
@@ -78,6 +79,8 @@ pub struct Registry {
     excluded: Vec<Oid>,
     /// Tables that policies read and whose changes are marked in the log.
     policy_tables: HashSet<Oid>,
+    /// What was found out of who may see which rows; holds as long as the definitions do.
+    pub judged: HashMap<Question, Rc<Judged>>,
 }
 
 impl Registry {
@@ -88,6 +91,7 @@ impl Registry {
     /// Makes the next look read the catalogs.
     pub fn invalidate(&mut self) {
         self.stale = true;
+        self.judged.clear();
     }
 
     /// Serves a table no more.

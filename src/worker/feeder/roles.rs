@@ -20,6 +20,7 @@ impl Feeder {
         if !ROLES_CHANGED.swap(false, Ordering::Relaxed) {
             return;
         }
+        self.registry.invalidate();
         self.authenticator = role::authenticator();
         if let Err(why) = &self.authenticator {
             pgrx::warning!("whagons_rte lets nobody in: {why}");
