@@ -26,6 +26,8 @@ pub struct Predicate {
     pub condition: String,
     /// Role to evaluate as, where that matters; zero where it does not.
     pub role: u32,
+    /// Whether it asks for memberships of roles, of whose changes the log tells nothing.
+    pub reads_roles: bool,
 }
 
 impl Predicate {

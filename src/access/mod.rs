@@ -42,14 +42,14 @@ pub enum Path {
 }
 
 /// A predicate of folded policies, the tenant's column and the client's condition.
-fn predicate(policies: *mut pg_sys::List, tenant: Option<&str>, condition: Option<&str>, role: u32) -> Predicate {
+fn predicate(policies: *mut pg_sys::List, tenant: Option<&str>, condition: Option<&str>) -> Predicate {
     let text = |list: *mut pg_sys::List| {
         // SAFETY: a list of expressions.
         if list.is_null() { String::new() } else { unsafe { node::text(list.cast()) } }
     };
     // SAFETY: the texts were made by `node::text`.
     let (access, condition) = unsafe { (read::with(policies, tenant), read::with(std::ptr::null_mut(), condition)) };
-    Predicate { access: text(access), condition: text(condition), role }
+    Predicate { access: text(access), condition: text(condition), ..Predicate::default() }
 }
 
 /// Whether a generated column is computed when it is read.
@@ -73,7 +73,7 @@ pub fn path(
 ) -> Result<Path, CaughtError> {
     if !policy::applies(relation) {
         // Nobody needs to be acted as.
-        return Ok(Path::Folded(predicate(std::ptr::null_mut(), tenant, condition, 0)));
+        return Ok(Path::Folded(predicate(std::ptr::null_mut(), tenant, condition)));
     }
     // A tick may plan thousands of subscriptions.
     Scratch::new().with(|| {
@@ -89,7 +89,8 @@ pub fn path(
                     }
                     Ok(folded) => {
                         let role = if folded.reads_roles || folded.calls_users_functions { identity.role } else { 0 };
-                        Path::Folded(predicate(folded.conditions, tenant, condition, role))
+                        let reads_roles = folded.reads_roles;
+                        Path::Folded(Predicate { role, reads_roles, ..predicate(folded.conditions, tenant, condition) })
                     }
                     Err(why) => Path::Asked { why, always: fold::is_restless(policies) },
                 }

@@ -5,7 +5,8 @@
 //! is gone. Invariant: after [`Shape::settle`] succeeded, the keys are those of the rows that the identity sees under
 //! the tick's snapshot; where it fails, nothing was changed. Main thread only, in a tick's transaction.
 
-use super::shape::{Frames, Kind, Shape};
+use super::frames::Frames;
+use super::shape::{Kind, Shape};
 use crate::access::read::{self, Keys, NotReadable};
 use crate::access::reads;
 use crate::attempt::{self, attempt};
@@ -153,11 +154,11 @@ impl Shape {
         let mut keys = HashSet::with_capacity(found.len());
         for (key, row) in found {
             if let Some(row) = row {
-                self.put(frames, &row);
+                frames.put(self.id, &key, &row);
             }
             keys.insert(key.into_boxed_slice());
         }
-        held.iter().filter(|key| !keys.contains(*key)).for_each(|key| self.remove(frames, key));
+        held.iter().filter(|key| !keys.contains(*key)).for_each(|key| frames.remove_at_last(self.id, key));
         if let Kind::Asked(asked) = &mut self.kind {
             asked.keys = Some(keys);
             asked.reads = reads;
@@ -175,13 +176,13 @@ impl Shape {
         let mut seen = HashSet::with_capacity(found.len());
         for (key, row) in found {
             if let Some(row) = row {
-                self.put(frames, &row);
+                frames.put(self.id, &key, &row);
             }
             seen.insert(key);
         }
         for (key, (_, had)) in &touched.0 {
             if !seen.contains(key) && (*had || self.holds(key)) {
-                self.remove(frames, key);
+                frames.remove_at_last(self.id, key);
             }
         }
         if let Kind::Asked(asked) = &mut self.kind {

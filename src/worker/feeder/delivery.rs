@@ -4,9 +4,10 @@
 //! too. Main thread only, in the tick's transaction.
 
 use super::asked::Unsettled;
+use super::frames::Frames;
 use super::registry::Refusal;
 use super::rows::Rows;
-use super::shape::{Frames, Kind};
+use super::shape::Kind;
 use super::{Feeder, session, tick};
 use crate::attempt::{self, attempt};
 use crate::changelog::Op;
@@ -78,7 +79,6 @@ impl Feeder {
             }
         }
         if !redefined.is_empty() || !access.is_empty() || gap {
-            catch_up_with_catalogs(changes);
             self.registry.invalidate();
             self.refresh_registry();
         }
@@ -121,7 +121,7 @@ impl Feeder {
         self.settle_trouble();
         let (mut heads, mut body, mut any) = (Vec::new(), Vec::new(), !troubled.is_empty());
         for (shape, mut frames) in frames {
-            frames.close(shape);
+            frames.close(shape, self.shapes.get(shape).map_or(&[], |shape| &shape.names));
             for frame in frames.whole {
                 any = true;
                 heads.push(ShapeFrame { shape, len: frame.bytes.len() as u32, changes: frame.changes });
@@ -164,6 +164,7 @@ impl Feeder {
     }
 
     fn encode_each(&mut self, changes: &[Change], redefined: &[Oid], frames: &mut HashMap<ShapeId, Frames>) {
+        let repeated = self.with_rows_that_change_again(changes, redefined);
         let (mut ids, mut known) = (Vec::new(), None);
         for change in changes.iter().filter(|c| !redefined.contains(&c.relation)) {
             if known.as_ref().is_none_or(|(table, _)| *table != change.relation) {
@@ -182,7 +183,8 @@ impl Feeder {
             for id in &ids {
                 let Some(shape) = self.shapes.get(*id) else { continue };
                 self.evaluating = shape.may_fail().then_some(*id);
-                let own = frames.entry(*id).or_default();
+                let new = || if repeated.contains(&change.relation) { Frames::net() } else { Frames::default() };
+                let own = frames.entry(*id).or_insert_with(new);
                 if self.scratch.with(|| shape.encode(&rows, own)).is_err() {
                     self.troubled.push((*id, Trouble::Stale));
                 } else if !shape.touched.is_empty() {
@@ -192,6 +194,40 @@ impl Feeder {
             self.evaluating = None;
         }
         self.encoding = None;
+    }
+
+    /// Tables of which some transaction changed a row more than once.
+    fn with_rows_that_change_again(&mut self, changes: &[Change], redefined: &[Oid]) -> HashSet<Oid> {
+        let rows = |c: &&Change| {
+            matches!(c.op, Op::Insert | Op::Update | Op::Delete | Op::Truncate) && !redefined.contains(&c.relation)
+        };
+        let (mut last, mut several) = (HashMap::new(), HashSet::new());
+        for change in changes.iter().filter(rows) {
+            if last.insert(change.relation, change.xid) == Some(change.xid) {
+                several.insert((change.relation, change.xid));
+            }
+        }
+        let (mut again, mut seen) = (HashSet::new(), HashSet::new());
+        for change in changes.iter().filter(rows).filter(|c| several.contains(&(c.relation, c.xid))) {
+            let Some(definition) = self.shapes.definition(change.relation) else { continue };
+            let first = self.shapes.of_table(change.relation).first().copied();
+            let Some(shape) = first.and_then(|id| self.shapes.get(id)) else { continue };
+            if change.op == Op::Truncate {
+                again.insert(change.relation);
+            }
+            if again.contains(&change.relation) {
+                continue;
+            }
+            let Ok(rows) = Rows::new(change, &definition) else { continue };
+            self.encoding = Some(change.relation);
+            for key in self.scratch.with(|| shape.keys_of(&rows)).into_iter().flatten() {
+                if !seen.insert((change.relation, change.xid, key)) {
+                    again.insert(change.relation);
+                }
+            }
+        }
+        self.encoding = None;
+        again
     }
 
     /// Asks Postgres for what the changes do not tell.
@@ -297,18 +333,4 @@ pub(super) fn drop_parts_of_truncated_roots(changes: &mut Vec<Change>) {
     if !roots.is_empty() {
         changes.retain(|c| c.op != Op::TruncatePart || !roots.contains(&(c.xid, c.cid, c.relation)));
     }
-}
-
-/// Waits until the transactions of markers have told everybody what they changed in the catalogs: they do so after
-/// snapshots see them and before they release the lock on their own id. A matter of microseconds.
-fn catch_up_with_catalogs(changes: &[Change]) {
-    for change in changes.iter().filter(|c| matches!(c.op, Op::Redefined | Op::Access)) {
-        // SAFETY: in a transaction; the other has ended for snapshots.
-        unsafe {
-            let xid = pg_sys::TransactionId::from(change.xid as u32);
-            pg_sys::XactLockTableWait(xid, std::ptr::null_mut(), std::ptr::null_mut(), pg_sys::XLTW_Oper::XLTW_None);
-        }
-    }
-    // SAFETY: in a transaction.
-    unsafe { pg_sys::AcceptInvalidationMessages() };
 }

@@ -5,6 +5,7 @@
 
 mod asked;
 mod delivery;
+mod frames;
 mod gateway;
 mod history;
 mod link;

@@ -7,9 +7,10 @@
 use super::Feeder;
 use super::delivery::Trouble;
 use super::delivery::drop_parts_of_truncated_roots;
+use super::frames::Frames;
 use super::registry::Refusal;
 use super::rows::{Rows, Stale};
-use super::shape::{Frames, Shape};
+use super::shape::Shape;
 use crate::attempt::{self, attempt};
 use crate::changelog::reader::{self, Change};
 use crate::changelog::{Op, segments};
@@ -227,7 +228,7 @@ impl Feeder {
         let mut scratch = Scratch::new();
         self.encoding = Some(table);
         let encoded = attempt(|| {
-            let mut own = Frames::default();
+            let mut own = Frames::net();
             for change in self.changes_for(place, logged).filter(|c| c.relation == table) {
                 let rows = Rows::new(change, &definition)?;
                 scratch.with(|| shape.encode(&rows, &mut own))?;
@@ -248,7 +249,7 @@ impl Feeder {
         if shape.is_unsettled() {
             shape.settle(&mut own).map_err(Trouble::Unsettled)?;
         }
-        own.close(shape.id);
+        own.close(shape.id, &shape.names);
         Ok(own)
     }
 }

@@ -5,6 +5,7 @@
 //! tick ([`super::asked`]). Main thread only.
 
 use super::asked::{Asked, Touched};
+use super::frames::Frames;
 use super::registry::{Definition, Selection};
 use super::rows::{Row, Rows, Stale};
 use crate::access::filter::{Filter, Verdict};
@@ -17,15 +18,12 @@ use pgrx::pg_sys::{Datum, Oid};
 use rte_protocol::bridge::ShapeId;
 use std::rc::Rc;
 
-/// A `changes` frame is closed at about this size, so that a client can parse while the rest is on its way.
-const FRAME: usize = 1 << 20;
-
 pub struct Shape {
     pub id: ShapeId,
     pub table: Oid,
     numbers: Vec<i16>,
     /// Names as JSON strings, in the order of `numbers`.
-    names: Vec<Vec<u8>>,
+    pub names: Vec<Vec<u8>>,
     encoders: Vec<ValueEncoder>,
     key: Vec<i16>,
     key_encoders: Vec<ValueEncoder>,
@@ -50,41 +48,6 @@ pub enum Kind {
     Filtered(Filter),
     /// Postgres is asked.
     Asked(Asked),
-}
-
-/// A growing list of `changes` frames of a shape.
-#[derive(Default)]
-pub struct Frames {
-    pub whole: Vec<Frame>,
-    open: Vec<u8>,
-    count: u32,
-}
-
-/// A `changes` text frame.
-pub struct Frame {
-    pub bytes: Vec<u8>,
-    pub changes: u32,
-}
-
-impl Frames {
-    fn next(&mut self, shape: ShapeId) -> &mut Vec<u8> {
-        if self.open.len() > FRAME {
-            self.close(shape);
-        }
-        self.open.push(if self.count == 0 { b'[' } else { b',' });
-        self.count += 1;
-        &mut self.open
-    }
-
-    pub fn close(&mut self, shape: ShapeId) {
-        if self.count > 0 {
-            self.open.push(b']');
-            let bytes = rte_protocol::wire::changes_frame(&format!("s{shape}"), &self.open);
-            self.whole.push(Frame { bytes, changes: self.count });
-            self.open.clear();
-            self.count = 0;
-        }
-    }
 }
 
 impl Shape {
@@ -129,6 +92,7 @@ impl Shape {
 
     /// Appends a change as this shape sees it.
     pub fn encode(&mut self, rows: &Rows<'_>, frames: &mut Frames) -> Result<(), Stale> {
+        frames.of_transaction(rows.change.xid);
         match &mut self.kind {
             Kind::Whole => self.encode_whole(rows, frames),
             Kind::Filtered(filter) => {
@@ -138,6 +102,8 @@ impl Shape {
                 }
                 self.encode_filtered(rows, frames);
             }
+            // As long as nothing was read nobody holds anything, and what is read then has the change.
+            Kind::Asked(asked) if !asked.is_loaded() => {}
             Kind::Asked(_) => self.touch_rows(rows),
         }
         Ok(())
@@ -153,7 +119,7 @@ impl Shape {
             }
             Op::Update => self.update(frames, rows),
             Op::Delete => self.delete(frames, &self.old_key(rows)),
-            Op::Truncate => frames.next(self.id).extend_from_slice(br#"{"op":"truncate"}"#),
+            Op::Truncate => frames.truncate(self.id),
             Op::TruncatePart | Op::Redefined | Op::Access | Op::Read | Op::Gap => {}
         }
     }
@@ -176,7 +142,7 @@ impl Shape {
         // Who may see a row that is gone may know that it is.
         let was_in = old.is_some_and(|v| v != Verdict::Out);
         match (rows.change.op, new) {
-            (Op::Truncate, _) => frames.next(self.id).extend_from_slice(br#"{"op":"truncate"}"#),
+            (Op::Truncate, _) => frames.truncate(self.id),
             (Op::Delete, _) if was_in => self.delete(frames, &self.old_key(rows)),
             (Op::Insert, Some(Verdict::In)) => self.insert(frames, rows.new_row()),
             (Op::Update, Some(new)) if rows.moves(&self.key) => {
@@ -195,7 +161,11 @@ impl Shape {
                     self.insert(frames, rows.new_row());
                 }
                 // It enters with values that the change does not hold, or only they would tell.
-                _ => self.touch(&self.new_key(rows), was_in),
+                _ => {
+                    let key = self.new_key(rows);
+                    frames.net_uncertain(&self.key_json(&key), was_in);
+                    self.touch(&key, was_in);
+                }
             },
             _ => {}
         }
@@ -218,8 +188,7 @@ impl Shape {
     }
 
     fn touch(&mut self, key: &[Option<Datum>], had: bool) {
-        let mut json = Vec::new();
-        self.append_key(&mut json, key);
+        let json = self.key_json(key);
         self.touched.add(json, key, had, &self.key, self.definition.desc);
     }
 
@@ -232,36 +201,36 @@ impl Shape {
     }
 
     fn insert(&mut self, frames: &mut Frames, row: &Row) {
-        let out = frames.next(self.id);
-        out.extend_from_slice(br#"{"op":"insert","row":["#);
-        for (place, (number, encoder)) in self.numbers.iter().zip(&mut self.encoders).enumerate() {
-            if place > 0 {
-                out.push(b',');
-            }
-            append(out, encoder, row.get(*number));
+        let values: Vec<Option<Datum>> = self.numbers.iter().map(|number| row.get(*number)).collect();
+        if frames.is_net() {
+            let key: Vec<Option<Datum>> = self.key.iter().map(|k| row.get(*k)).collect();
+            let key = self.key_json(&key);
+            let values = values.iter().zip(&mut self.encoders).map(|(value, encoder)| json(encoder, *value)).collect();
+            frames.net_row(&key, values);
+            return;
         }
-        out.extend_from_slice(b"]}");
+        let out = frames.next(self.id);
+        out.extend_from_slice(br#"{"op":"insert","row":"#);
+        self.append_row(out, &values);
+        out.push(b'}');
     }
 
     /// The JSON of a row, given as the shape's columns.
     pub fn row(&mut self, values: &[Option<Datum>]) -> Vec<u8> {
-        let mut out = vec![b'['];
+        let mut out = Vec::new();
+        self.append_row(&mut out, values);
+        out
+    }
+
+    fn append_row(&mut self, out: &mut Vec<u8>, values: &[Option<Datum>]) {
+        out.push(b'[');
         for (place, (value, encoder)) in values.iter().zip(&mut self.encoders).enumerate() {
             if place > 0 {
                 out.push(b',');
             }
-            append(&mut out, encoder, *value);
+            append(out, encoder, *value);
         }
         out.push(b']');
-        out
-    }
-
-    /// Appends an insert of a row in JSON.
-    pub fn put(&self, frames: &mut Frames, row: &[u8]) {
-        let out = frames.next(self.id);
-        out.extend_from_slice(br#"{"op":"insert","row":"#);
-        out.extend_from_slice(row);
-        out.push(b'}');
     }
 
     /// Appends an update, where it changed something that the shape has.
@@ -270,6 +239,14 @@ impl Shape {
             return;
         }
         let key = self.new_key(rows);
+        if frames.is_net() {
+            let places = self.numbers.iter().zip(&mut self.encoders).enumerate();
+            let changed = places.filter(|(_, (number, _))| rows.mask.changed(**number));
+            let set =
+                changed.map(|(place, (number, encoder))| (place, json(encoder, rows.new_row().get(*number)))).collect();
+            frames.net_set(&self.key_json(&key), set);
+            return;
+        }
         let out = frames.next(self.id);
         out.extend_from_slice(br#"{"op":"update","key":"#);
         self.append_key(out, &key);
@@ -291,17 +268,21 @@ impl Shape {
     }
 
     fn delete(&mut self, frames: &mut Frames, key: &[Option<Datum>]) {
-        let mut json = Vec::new();
-        self.append_key(&mut json, key);
-        self.remove(frames, &json);
+        let key = self.key_json(key);
+        frames.remove(self.id, &key);
     }
 
-    /// Appends a delete of a key in JSON.
-    pub fn remove(&self, frames: &mut Frames, key: &[u8]) {
-        let out = frames.next(self.id);
-        out.extend_from_slice(br#"{"op":"delete","key":"#);
-        out.extend_from_slice(key);
-        out.push(b'}');
+    fn key_json(&mut self, key: &[Option<Datum>]) -> Vec<u8> {
+        let mut json = Vec::new();
+        self.append_key(&mut json, key);
+        json
+    }
+
+    /// The keys in JSON that a change is about.
+    pub fn keys_of(&mut self, rows: &Rows<'_>) -> [Option<Vec<u8>>; 2] {
+        let new = matches!(rows.change.op, Op::Insert | Op::Update).then(|| self.new_key(rows));
+        let old = (rows.change.op == Op::Delete || rows.moves(&self.key)).then(|| self.old_key(rows));
+        [new, old].map(|key| key.map(|key| self.key_json(&key)))
     }
 
     /// Appends a key as JSON.
@@ -315,6 +296,12 @@ impl Shape {
         }
         out.push(b']');
     }
+}
+
+fn json(encoder: &mut ValueEncoder, value: Option<Datum>) -> Vec<u8> {
+    let mut out = Vec::new();
+    append(&mut out, encoder, value);
+    out
 }
 
 fn append(out: &mut Vec<u8>, encoder: &mut ValueEncoder, value: Option<Datum>) {

@@ -98,6 +98,9 @@ impl Feeder {
             };
             commits = count_commits(&changes);
             // First, so that nobody gets a change who may not any more.
+            if in_use {
+                hear_of_all(&changes);
+            }
             self.expire();
             self.recheck_roles();
             self.deliver(now, changes, in_use);
@@ -153,6 +156,21 @@ fn count_commits(changes: &[Change]) -> usize {
         }
     }
     count
+}
+
+/// Waits until the transactions of these changes have told everybody what else they changed, memberships of roles for one:
+/// they do so after snapshots see them and before they release the lock on their own id. A matter of microseconds.
+fn hear_of_all(changes: &[Change]) {
+    let mut last = 0;
+    for change in changes.iter().filter(|c| std::mem::replace(&mut last, c.xid) != c.xid) {
+        // SAFETY: in a transaction; the other has ended for snapshots.
+        unsafe {
+            let xid = pg_sys::TransactionId::from(change.xid as u32);
+            pg_sys::XactLockTableWait(xid, std::ptr::null_mut(), std::ptr::null_mut(), pg_sys::XLTW_Oper::XLTW_None);
+        }
+    }
+    // SAFETY: in a transaction.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
 }
 
 /// Makes sure that the commits of these changes are on disk: with asynchronous commit they can be seen
