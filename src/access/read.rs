@@ -224,9 +224,10 @@ unsafe fn with_keys(
             let column = String::from_utf8_lossy(quoted(a.attname.data.as_ptr()));
             tests.push(format!("t.{column} OPERATOR({}) k.k{i}", operator(equal)));
         }
-        let arrays: Vec<String> = (1..=params.len()).map(|n| format!("${n}")).collect();
+        // One by one: with several arguments it is a function only where its name stands alone, as anybody may have named his.
+        let arrays: Vec<String> = (1..=params.len()).map(|n| format!("pg_catalog.unnest(${n})")).collect();
         let (arrays, names, tests) = (arrays.join(","), names.join(","), tests.join(" AND "));
-        sql.extend_from_slice(format!(", pg_catalog.unnest({arrays}) k({names}) WHERE {tests}").as_bytes());
+        sql.extend_from_slice(format!(", ROWS FROM ({arrays}) k({names}) WHERE {tests}").as_bytes());
         Ok(params)
     }
 }

@@ -33,6 +33,8 @@ pub struct Scene {
     eye: Sql,
     pub people: Vec<Person>,
     state: i32,
+    /// The state that everybody was last seen at.
+    looked: i32,
     /// What the tenant's column lets through of `t`.
     pub limit: Option<&'static str>,
 }
@@ -96,18 +98,13 @@ impl Scene {
         sql.run(policies);
         ["t", "other"].iter().for_each(|t| sql.register(t));
         let eye = cluster.door().knock_as("postgres", "authenticator").expect("a session of the authenticator");
-        let mut scene = Self { cluster, sql, eye, people: Vec::new(), state: 0, limit: None };
-        scene.fill("INSERT INTO t (owner, tenant, team, open, until, big)
+        let mut scene = Self { cluster, sql, eye, people: Vec::new(), state: 0, looked: 0, limit: None };
+        scene.write("INSERT INTO t (owner, tenant, team, open, until, big)
              SELECT CASE i % 2 WHEN 0 THEN 'ann' ELSE 'bob' END, chr(97 + i % 3), 1 + i % 3, i % 4 = 0,
                     now() + CASE i % 2 WHEN 0 THEN interval '1 hour' ELSE interval '-1 hour' END,
                     CASE WHEN i % 3 = 0 THEN nextval('token') || (SELECT string_agg(md5(i * 1000 + n || ''), '') FROM generate_series(1, 200) n) END
              FROM generate_series(1, 24) i");
         scene
-    }
-
-    fn fill(&mut self, rows: &str) {
-        self.sql.run(rows);
-        self.state = self.sql.barrier();
     }
 
     /// Somebody connects and holds `t` and `other`.
@@ -128,13 +125,14 @@ impl Scene {
     /// Statements, then [`Scene::look`].
     #[track_caller]
     pub fn run(&mut self, statements: &str) {
-        self.sql.run(statements);
+        self.write(statements);
         self.look();
     }
 
-    /// A barrier, at which everything is compared.
+    /// Statements, without waiting for anybody to hear of them.
     #[track_caller]
-    pub fn look(&mut self) {
+    pub fn write(&mut self, statements: &str) {
+        self.sql.run(statements);
         let state = self.sql.barrier();
         for person in &mut self.people {
             for table in ["t", "other"] {
@@ -142,21 +140,30 @@ impl Scene {
                     person.entitled.note(&text, state, self.state);
                 }
             }
+        }
+        self.state = state;
+    }
+
+    /// Waits until everybody has heard of everything, and compares.
+    #[track_caller]
+    pub fn look(&mut self) {
+        // What time does to the rows is noted, too.
+        self.write("");
+        for person in &mut self.people {
+            let key = self.state.to_string();
             person.client.wait_for("the barrier", |c| {
                 let rest = |s: &rte_testkit::Subscription| matches!(s.state, State::Live | State::Ended);
-                let key = state.to_string();
                 c.copy.subscriptions.values().all(rest) && c.sub("kit_barrier").row(&[&key]).is_some()
             });
             for s in person.client.copy.subscriptions.values().filter(|s| s.state == State::Live) {
                 let limit = self.limit.filter(|_| s.id == "t").unwrap_or("true");
-                let condition = format!("({limit}) AND ({})", s.condition.as_ref().map_or("true", |(text, _)| text));
-                if let Some(difference) = person.actor.difference(&mut self.eye, s, &condition) {
+                if let Some(difference) = person.actor.difference(&mut self.eye, s, limit) {
                     panic!("{}: {difference}", person.client.options.name);
                 }
             }
-            person.listen(self.state);
+            person.listen(self.looked);
         }
-        self.state = state;
+        self.looked = self.state;
     }
 
     /// Subscriptions and reasons of somebody's resyncs since he was asked last.
