@@ -156,7 +156,11 @@ impl Scene {
                 c.copy.subscriptions.values().all(rest) && c.sub("kit_barrier").row(&[&key]).is_some()
             });
             for s in person.client.copy.subscriptions.values().filter(|s| s.state == State::Live) {
-                let limit = self.limit.filter(|_| s.id == "t").unwrap_or("true");
+                let limit = match s.id.as_str() {
+                    "t" => self.limit.unwrap_or("true"),
+                    "long" => "length(big) > 100",
+                    _ => "true",
+                };
                 if let Some(difference) = person.actor.difference(&mut self.eye, s, limit) {
                     panic!("{}: {difference}", person.client.options.name);
                 }
