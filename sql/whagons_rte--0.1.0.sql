@@ -38,6 +38,13 @@ CREATE TABLE rte.registered_grants (
 );
 COMMENT ON TABLE rte.registered_grants IS 'Grants on registered tables and their columns, as text to compare';
 
+-- Memberships of roles when we last looked. Changes of roles fire no event trigger and so leave no marker: the feeder
+-- compares, and makes one. Not dumped.
+CREATE TABLE rte.role_digest (
+    digest text NOT NULL
+);
+COMMENT ON TABLE rte.role_digest IS 'Digest of the roles that sessions may have, and of their memberships';
+
 -- Tables that policies of registered tables read: a change in one makes those policies worth asking again.
 CREATE TABLE rte.policy_table (
     relation  regclass PRIMARY KEY,
@@ -324,6 +331,39 @@ CREATE FUNCTION rte._note_grants(mark boolean) RETURNS void LANGUAGE sql SET sea
     SELECT rte._mark(c.relation, 'A') FROM changed c WHERE mark;
 $$;
 COMMENT ON FUNCTION rte._note_grants(boolean) IS 'Remembers the grants of registered tables, and marks those whose changed';
+
+-- ---------------------------------------------------------------------------------------------------
+-- Roles
+-- ---------------------------------------------------------------------------------------------------
+
+-- Of the roles that sessions may act as, and those that these are members of.
+CREATE FUNCTION rte._role_digest() RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE role(oid) AS (
+        SELECT r.oid FROM pg_roles r
+        WHERE r.rolname IN (current_setting('rte.authenticator_role', true), current_setting('rte.anon_role', true))
+        UNION
+        SELECT m.roleid FROM role JOIN pg_auth_members m ON m.member = role.oid
+    )
+    SELECT md5(concat_ws('|',
+        (SELECT string_agg(concat_ws(',', r.oid, r.rolname, r.rolsuper, r.rolbypassrls, r.rolinherit), '|' ORDER BY r.oid)
+         FROM role JOIN pg_roles r USING (oid)),
+        (SELECT string_agg((to_jsonb(m) - 'oid')::text, '|' ORDER BY m.roleid, m.member, m.grantor)
+         FROM role JOIN pg_auth_members m ON m.member = role.oid)))
+$$;
+COMMENT ON FUNCTION rte._role_digest() IS 'Digest of the roles that sessions may have, and of their memberships';
+
+CREATE FUNCTION rte._note_roles() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now text := rte._role_digest();
+BEGIN
+    IF EXISTS (SELECT FROM rte.role_digest d WHERE d.digest = now) THEN
+        RETURN;
+    END IF;
+    DELETE FROM rte.role_digest;
+    INSERT INTO rte.role_digest VALUES (now);
+    PERFORM rte._mark(t.relation, 'A') FROM rte.registered_table t;
+END $$;
+COMMENT ON FUNCTION rte._note_roles() IS 'Remembers the roles that sessions may have, and marks that access may have changed where they are others';
 
 -- ---------------------------------------------------------------------------------------------------
 -- Tables that policies read

@@ -263,6 +263,26 @@ fn what_changed_while_somebody_was_away_concerns_him_when_he_comes_back() {
     }
 }
 
+/// A row that came and went while he had no right to it: not even its key is his to hear.
+#[test]
+fn rights_that_were_gone_while_somebody_was_away_show_him_nothing_of_that_time() {
+    let mut scene = scene("CREATE POLICY p ON t TO vip USING (true)");
+    scene.run("GRANT vip TO member");
+    for person in &mut scene.people {
+        person.client.leave();
+    }
+    scene.write("REVOKE vip FROM member");
+    scene.write("INSERT INTO t (owner) VALUES ('eve'), ('mallory')");
+    scene.write("DELETE FROM t WHERE owner = 'eve'");
+    scene.write("UPDATE t SET id = nextval('token') WHERE owner = 'mallory'");
+    scene.write("GRANT vip TO member");
+    for person in &mut scene.people {
+        person.client.resume();
+    }
+    scene.look();
+    assert!(scene.count(0) > 0);
+}
+
 #[test]
 fn memberships_that_each_row_asks_for_count_live_and_for_who_was_away() {
     let vips =

@@ -86,6 +86,8 @@ pub struct Feeder {
     stale: Vec<Oid>,
     /// Shapes that cannot go on, and why.
     troubled: Vec<(ShapeId, Trouble)>,
+    /// Whether roles have changed since the log was told.
+    roles_unnoted: bool,
     /// Shapes of whose rows the changes of a tick do not tell enough.
     touched: HashSet<ShapeId>,
     /// The shape whose condition is being evaluated, so that an error can be laid at its door.
@@ -242,6 +244,7 @@ impl Feeder {
             commit_due: true,
             stale: Vec::new(),
             troubled: Vec::new(),
+            roles_unnoted: false,
             touched: HashSet::new(),
             evaluating: None,
             search_path,

@@ -103,6 +103,8 @@ impl Feeder {
         for Resuming { session, place, held, subscriptions } in resuming {
             let lost = match &place {
                 Place::Lost(reason) => Some(*reason),
+                // The log does not tell of it yet.
+                Place::At(_) if self.roles_unnoted => Some("access_changed"),
                 Place::At(place) if self.history.covers(place) => None,
                 Place::At(_) if matches!(logged, Some(None)) => Some("cursor_expired"),
                 Place::At(_) => None,

@@ -1,13 +1,16 @@
 //! Who may stay: sessions are looked at again when roles, their memberships or settings have changed.
 //!
-//! Such a change leaves no marker in the log; Postgres' invalidations tell of it. Main thread only.
+//! Such a change leaves no marker in the log by itself; Postgres' invalidations tell of it, and the feeder makes the marker, for
+//! those who are away. Main thread only.
 
 use super::Feeder;
 use super::login::{NotLetIn, anonymous_is_over, role_has_changed};
 use crate::access::role::{self, RoleError};
 use crate::access::token;
 use crate::guc;
+use crate::worker::process;
 use pgrx::pg_sys::{self, Oid};
+use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,6 +28,7 @@ impl Feeder {
         if let Err(why) = &self.authenticator {
             pgrx::warning!("whagons_rte lets nobody in: {why}");
         }
+        self.roles_unnoted = roles_are_others();
         if self.sessions.is_empty() {
             return;
         }
@@ -54,6 +58,27 @@ impl Feeder {
         }
         self.refresh_registry();
         self.recheck_everything();
+    }
+
+    /// Tells the log that roles have changed, so that cursors from before do not go on as if nothing had. Outside a
+    /// transaction.
+    pub(super) fn note_roles(&mut self) {
+        if std::mem::take(&mut self.roles_unnoted) {
+            process::transaction(|_| {
+                if let Err(e) = Spi::run("SELECT rte._note_roles()") {
+                    pgrx::error!("could not note the roles: {e}");
+                }
+            });
+        }
+    }
+}
+
+/// Whether roles or memberships differ from those that the log was last told of.
+fn roles_are_others() -> bool {
+    let query = "SELECT NOT EXISTS (SELECT FROM rte.role_digest d WHERE d.digest = rte._role_digest())";
+    match Spi::get_one::<bool>(query) {
+        Ok(others) => others.unwrap_or(true),
+        Err(e) => pgrx::error!("could not look at the roles: {e}"),
     }
 }
 

@@ -121,6 +121,7 @@ impl Feeder {
             true
         }) && {
             self.ask_for_gaps();
+            self.note_roles();
             self.rest(began, commits);
             true
         }
