@@ -7,7 +7,7 @@
 use rte_testkit::witness::Entitled;
 use rte_testkit::{Actor, Client, Copy, Row, State, Step, Watch};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -55,6 +55,9 @@ impl Wish {
     }
 }
 
+/// Frames that are kept for messages.
+const LATELY: usize = 20_000;
+
 /// Keeps the frames that came, and the highest mark that was committed.
 #[derive(Clone, Default)]
 struct Ear {
@@ -96,6 +99,8 @@ pub struct Person {
     /// Tokens that were looked at.
     pub heard: u64,
     probes: u32,
+    /// The last frames, for messages.
+    pub lately: VecDeque<String>,
     pub away: bool,
 }
 
@@ -107,8 +112,19 @@ impl Person {
         client.options.token = token(&actors[actor]);
         client.copy.ask("kit_barrier", "kit_barrier", None);
         let (wishes, joining) = (BTreeMap::new(), HashMap::new());
-        let mut person =
-            Self { actor, before: None, client, wishes, ear, at: state, joining, heard: 0, probes: 0, away: false };
+        let mut person = Self {
+            actor,
+            before: None,
+            client,
+            wishes,
+            ear,
+            at: state,
+            joining,
+            heard: 0,
+            probes: 0,
+            lately: VecDeque::new(),
+            away: false,
+        };
         person.client.join();
         person
     }
@@ -181,6 +197,10 @@ impl Person {
     fn listen(&mut self, entitled: &[Entitled]) {
         let frames = std::mem::take(&mut *self.ear.frames.lock().expect("frames"));
         for frame in frames {
+            if self.lately.len() == LATELY {
+                self.lately.pop_front();
+            }
+            self.lately.push_back(frame.clone());
             self.heard += rte_testkit::witness::tokens(&frame).count() as u64;
             let first = self.joining.values().copied().fold(self.at, i32::min);
             let mut leaked = entitled[self.actor].leaked(&frame, first);

@@ -318,7 +318,13 @@ impl World {
             let expected: Vec<&str> = granted.iter().map(String::as_str).filter(|c| asked(c)).collect();
             assert_eq!(columns, expected, "{name}: columns of {}", s.table);
             if let Some(difference) = actor.difference(&mut self.authenticator, s, &condition) {
-                panic!("{name} as {:?}, where {condition}: {difference}", actor.claims);
+                let tokens: Vec<u64> = rte_testkit::witness::tokens(&difference).collect();
+                let about = |f: &&String| {
+                    f.contains(&format!("\"id\":\"{}\"", s.id))
+                        || rte_testkit::witness::tokens(f).any(|token| tokens.contains(&token))
+                };
+                let frames: Vec<&String> = person.lately.iter().filter(about).collect();
+                panic!("{name} as {:?}, where {condition}, {}: {difference}\n{frames:#?}", actor.claims, s.table);
             }
         }
     }

@@ -210,6 +210,8 @@ impl Feeder {
                 Err(trouble) => self.troubled.push((*id, trouble)),
             }
         }
+        // Before the commit that closes it: a copy that could not be continued must not count as one that was.
+        self.settle_trouble();
         let lens = frames.iter().map(|f| f.len() as u32).collect();
         let body: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         let message = FromFeeder::CatchUp {
