@@ -136,3 +136,34 @@ fn an_error_of_a_condition_tells_nothing_of_rows_that_are_not_ones_own() {
     let errors = cluster.log().lines().filter(|l| l.contains("division by zero")).count();
     assert_eq!(errors, 0, "an error about data is logged by its code");
 }
+
+/// Its policies have to be asked, and somebody holds the table locked: the snapshot waits for that, and nobody else does.
+#[test]
+fn a_table_that_has_to_be_asked_for_is_asked_when_its_lock_is_gone() {
+    let cluster = Cluster::ready();
+    let mut sql = cluster.sql();
+    sql.table("t", "id int PRIMARY KEY, n int");
+    sql.run("ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (n > (SELECT count(*) FROM kit_barrier) * 0)");
+    sql.run("INSERT INTO t VALUES (1, 1), (2, -1)");
+    let feeder = cluster.worker("feeder");
+    let mut holder = cluster.sql();
+    holder.run("BEGIN; LOCK TABLE t");
+    let mut client = cluster.client("c");
+    client.subscribe_barrier();
+    client.wait_live();
+    client.subscribe("t", "t");
+    // Several attempts long.
+    for _ in 0..4 {
+        let mark = sql.barrier();
+        client.wait_for("the others to go on", |c| c.sub("kit_barrier").row(&[&mark.to_string()]).is_some());
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    assert_ne!(client.sub("t").state, State::Live);
+    holder.run("COMMIT");
+    client.wait_live();
+    sql.run("INSERT INTO t VALUES (3, 3), (4, -4)");
+    let mark = sql.barrier();
+    client.wait_barrier(mark);
+    assert_eq!(client.sub("t").rows.len(), 2);
+    assert_eq!(cluster.worker("feeder"), feeder, "the feeder has lived through it");
+}

@@ -33,7 +33,13 @@ impl Feeder {
             let recheck = self.shapes.are_restless() && now >= self.ticked_at + guc::policy_recheck_interval();
             let commit =
                 recheck || self.commit_due || now >= self.commit_at + Duration::from_millis(guc::heartbeat_ms() / 2);
-            if (woken && in_use && now >= self.tick_at) || commit || !messages.is_empty() || now >= polled_at + poll {
+            let postponed = !self.postponed.is_empty() && now >= self.postponed_until;
+            if (woken && in_use && now >= self.tick_at)
+                || commit
+                || postponed
+                || !messages.is_empty()
+                || now >= polled_at + poll
+            {
                 polled_at = now;
                 match self.guarded_tick(&mut messages, in_use) {
                     After::GoOn => {}
@@ -51,7 +57,6 @@ impl Feeder {
             if now >= self.upkeep_at || self.slot.get().rotate.swap(false, Ordering::AcqRel) {
                 self.upkeep_at = self.upkeep(now);
             }
-            self.order_postponed(now);
             self.hire_again(now);
             self.flush();
             self.leave_if_due(worker, Instant::now());

@@ -59,7 +59,7 @@ impl Feeder {
         }
     }
 
-    /// Orders the snapshots again that found a table locked.
+    /// Orders the snapshots again that found a table locked. In a tick: rows may have to be asked for first.
     pub(super) fn order_postponed(&mut self, now: Instant) {
         if !self.postponed.is_empty() && now >= self.postponed_until {
             for (session, ids) in std::mem::take(&mut self.postponed) {

@@ -115,6 +115,7 @@ impl Feeder {
                 // SAFETY: active, and that of this tick.
                 unsafe { self.resume(resuming, active) };
             }
+            self.order_postponed(Instant::now());
             if self.commit_due {
                 self.commit();
             }
