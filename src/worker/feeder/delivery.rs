@@ -271,12 +271,9 @@ impl Feeder {
                     self.resynchronise_shape(shape, "schema_changed");
                 }
                 Trouble::Unsettled(Unsettled::Locked) => self.resynchronise_shape(shape, "schema_changed"),
-                // It was asked as somebody who shared the shape, and who may not read the table any more: the others may.
-                Trouble::Unsettled(Unsettled::Failed)
-                    if self.shapes.get(shape).is_some_and(|shape| !matches!(shape.kind, Kind::Asked(_))) =>
-                {
-                    self.resynchronise_shape(shape, "access_changed");
-                }
+                // It was asked as somebody who shared the shape, and who may not read the table any more: the others may. Or
+                // access has changed since the snapshot. Who is still denied is told why when it is asked anew.
+                Trouble::Unsettled(Unsettled::Failed) => self.resynchronise_shape(shape, "access_changed"),
                 Trouble::Unsettled(why) => self.end_shape(shape, &session::unsettled(&why)),
                 Trouble::Failed => {
                     let refusal = Refusal::new(
