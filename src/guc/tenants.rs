@@ -7,7 +7,7 @@ use std::time::Duration;
 
 // The database whose tables a `hello` without tenant reads. `postgres` exists in every cluster.
 static LANDLORD_DATABASE: Text = GucSetting::<Option<CString>>::new(Some(c"postgres"));
-// Databases that may be captured at once: a few hundred tenants. Each holds about 25 kB of shared memory, all 6.4 MB.
+// Databases that may be captured at once: a few hundred tenants. Each holds about 50 kB of shared memory, all 13 MB.
 static MAX_DATABASES: Int = GucSetting::<i32>::new(256);
 // Far more than workers can take turns for; a table that was named by mistake must not fill the gateway.
 static MAX_TENANTS: Int = GucSetting::<i32>::new(10_000);

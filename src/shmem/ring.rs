@@ -13,7 +13,7 @@ pub const RANGES: usize = 3;
 
 /// Announcements that wait for the feeder. At 10,000 commits a second it comes for some 200 at a time; a few pauses of that
 /// kind fit, and what comes on top is only read less precisely. 48 bytes each, in every database.
-const RING: usize = 512;
+const RING: usize = 1024;
 
 /// Blocks of a segment, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
