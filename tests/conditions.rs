@@ -152,12 +152,10 @@ fn a_table_that_has_to_be_asked_for_is_asked_when_its_lock_is_gone() {
     client.subscribe_barrier();
     client.wait_live();
     client.subscribe("t", "t");
-    // Several attempts long.
-    for _ in 0..4 {
-        let mark = sql.barrier();
-        client.wait_for("the others to go on", |c| c.sub("kit_barrier").row(&[&mark.to_string()]).is_some());
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
+    // What answers it is sent after the first attempt at the table.
+    client.wait_for("the subscription's answer", |c| matches!(c.sub("t").state, State::Joining(_)));
+    let mark = sql.barrier();
+    client.wait_for("the others to go on", |c| c.sub("kit_barrier").row(&[&mark.to_string()]).is_some());
     assert_ne!(client.sub("t").state, State::Live);
     holder.run("COMMIT");
     client.wait_live();

@@ -107,6 +107,8 @@ fn predicates(cluster: &Cluster, report: &mut Report) {
     let mut numbers = serde_json::Map::new();
     for shapes in [1, 10, 100, 1_000, 10_000_usize] {
         let connections = shapes.div_ceil(EACH);
+        // The clients from before are gone for the server too.
+        wait_until("nobody is there", || (sql.number("SELECT count(*) FROM rte.connections") == 0).then_some(()));
         let each = |n: usize| {
             let own = (n * EACH..((n + 1) * EACH).min(shapes)).map(|tenant| {
                 json!({"id": tenant.to_string(), "table": "plain", "where": "tenant_id = $1", "params": [tenant + 1]})
