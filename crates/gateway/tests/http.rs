@@ -38,7 +38,7 @@ fn figures_and_the_pages_are_served() {
     assert!(text.contains("\nrte_deliveries_total 1\n"), "{text}");
     let behind_a_proxy = "GET /stats HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
     assert_eq!(gateway.http(behind_a_proxy).0, 403);
-    for page in ["/", "/compare"] {
+    for page in ["/", "/tables", "/compare"] {
         let (code, text) = gateway.get(page);
         assert_eq!(code, 200, "{page}");
         assert!(text.contains("Content-Security-Policy: default-src 'none'"), "{page}: {text}");
