@@ -7,7 +7,7 @@
 import { CLOSE } from "../protocol/close.ts";
 import {
   abandon, arm, check, connect, drop, enter, fetchToken, goLive, learnTime, learnToken, loseToken, lost,
-  postponeRenewal, probe, renew, scheduleRenewal, stepDown, type Turn, unopened, wait, watch,
+  open, postponeRenewal, probe, renew, scheduleRenewal, stepDown, type Turn, unopened, wait, watch,
 } from "./moves.ts";
 import type { Effect, Event, EventOf, EventType, Machine, Reason, State, Status, TimerKind } from "./state.ts";
 import { statusOf } from "./state.ts";
@@ -22,16 +22,11 @@ export function step(
 ): { machine: Machine; effects: Effect[] } {
   const m: Machine = { ...before, timers: { ...before.timers }, now };
   if (now < before.now) setBack(m, before.now - now);
-  let late = 0;
-  if (event.type === "timer") {
-    const due = m.timers[event.kind];
-    if (due === undefined) return { machine: m, effects: [] };
-    late = now - due;
-    delete m.timers[event.kind];
-  }
-  const t: Turn = { m, effects: [], timing, now, random, late };
-  // TypeScript does not relate the event to the column that its own type picks.
-  (TABLE[m.state][event.type] as Handler<EventType>)(t, event);
+  const due = event.type === "timer" ? m.timers[event.kind] : now;
+  if (event.type === "timer") delete m.timers[event.kind];
+  const t: Turn = { m, effects: [], timing, now, random, late: now - (due ?? now) };
+  // A timer that is not armed any more fired too late to matter. (TypeScript does not relate an event to its column.)
+  if (due !== undefined) (TABLE[m.state][event.type] as Handler<EventType>)(t, event);
   const status = statusOf(m);
   if (!sameStatus(status, statusOf(before))) t.effects.push({ do: "report", status });
   return { machine: m, effects: t.effects };
@@ -48,7 +43,8 @@ function setBack(m: Machine, by: number): void {
 }
 
 function sameStatus(a: Status, b: Status): boolean {
-  return a.state === b.state && a.transport === b.transport && a.reason === b.reason && a.retryAt === b.retryAt;
+  return a.state === b.state && a.transport === b.transport && a.retryAt === b.retryAt && a.reason?.code === b.reason?.code
+    && a.reason?.message === b.reason?.message && a.reason?.hint === b.reason?.hint;
 }
 
 // Handlers that several states share
@@ -277,7 +273,7 @@ const token: Table["token"] = {
   stop,
   tokenGot(t, event) {
     learnToken(t, event);
-    connect(t);
+    open(t);
   },
   tokenFailed: (t, { message }) => noToken(t, message),
   opened: stay,
@@ -311,7 +307,7 @@ const refused: Table["refused"] = {
   ...waiting,
   tokenGot(t, event) {
     learnToken(t, event);
-    connect(t);
+    open(t);
   },
   timer: stay,
   online: wentOnline,

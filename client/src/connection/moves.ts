@@ -66,8 +66,14 @@ export function connect(t: Turn): void {
   if (m.fetching !== null) {
     enter(t, "token");
     arm(t, "token", t.timing.token);
-    return;
+  } else {
+    open(t);
   }
+}
+
+/** With the token that there is. One that was just fetched is not doubted: the clock may be what is wrong. */
+export function open(t: Turn): void {
+  const { m } = t;
   enter(t, "opening");
   m.owed = false;
   t.effects.push({ do: "open", transport: transportOf(m) });
