@@ -33,8 +33,9 @@ export const openPoll: OpenTransport = (endpoints, platform, listener) => {
     if (!isOpened(opened)) return end(CLOSE.broken, "not the server's answer");
     uplink = new Uplink(endpoints, platform, opened, end);
     listener.opened();
-    while (!aborter.signal.aborted) {
-      const polled = (await ask("GET", { connection: opened.connection })) as Polled;
+    // Numbered, so that one whose answer was lost between is refused instead of answered with what came after.
+    for (let n = 0; !aborter.signal.aborted; n += 1) {
+      const polled = (await ask("GET", { connection: opened.connection, n: String(n) })) as Polled;
       if (aborter.signal.aborted) return;
       if (!Array.isArray(polled?.messages)) return end(CLOSE.broken, "not the server's answer");
       inbox.alive();

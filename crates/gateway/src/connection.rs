@@ -1,14 +1,17 @@
-//! One WebSocket connection: its socket, queue, session and clocks, and the task that waits for its socket.
+//! One connection: its way to the client, queue, session and clocks, and the task that waits for its socket.
 //!
 //! The task wakes for what the client sends, and for a socket that was full and takes bytes again; never for a
 //! delivery, which the hub writes itself. I/O threads only.
 
 use crate::directory::{FeederId, Home};
+use crate::frame::OutFrame;
 use crate::hub::Hub;
 use crate::limits::Permit;
-use crate::queue::{OutFrame, OutQueue};
+use crate::queue::OutQueue;
 use crate::rate::Bucket;
+use crate::requests::Requests;
 use crate::websocket::WebSocketIn;
+use crate::wire::Wire;
 use rte_core::Held;
 use rte_core::session::{Session, Tick};
 use rte_protocol::bridge::{JobId, ShapeId};
@@ -19,7 +22,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Instant, SystemTime};
-use tokio::net::TcpStream;
 
 /// What the request said before the first message.
 #[derive(Debug, Default)]
@@ -34,10 +36,21 @@ pub struct Conn {
     /// Its place in the hub.
     pub slot: usize,
     pub peer: SocketAddr,
-    pub stream: TcpStream,
+    pub wire: Wire,
     pub state: RefCell<ConnState>,
     pub connected_at: SystemTime,
     pub permit: Permit,
+}
+
+/// How a client speaks.
+#[derive(Debug)]
+pub enum Input {
+    WebSocket {
+        reader: WebSocketIn,
+        /// What waits until the session's feeder is known.
+        backlog: Vec<u8>,
+    },
+    Requests(Box<Requests>),
 }
 
 /// What changes in a connection's life.
@@ -45,9 +58,7 @@ pub struct Conn {
 pub struct ConnState {
     pub session: Session<OutFrame>,
     pub queue: OutQueue,
-    pub ws: WebSocketIn,
-    /// Input that waits until the session's feeder is known.
-    pub backlog: Vec<u8>,
+    pub input: Input,
     pub claims: Option<Box<UrlClaims>>,
     /// How often it has spoken.
     pub messages: Bucket,
@@ -102,6 +113,8 @@ pub struct ConnState {
 enum Wake {
     Readable,
     Writable,
+    /// A request of which a part waited may be gone on with.
+    Request,
     Ended,
 }
 
@@ -109,6 +122,14 @@ impl ConnState {
     pub fn wake(&mut self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
+        }
+    }
+
+    /// The client's requests, where it speaks by them.
+    pub fn requests(&mut self) -> Option<&mut Requests> {
+        match &mut self.input {
+            Input::WebSocket { .. } => None,
+            Input::Requests(requests) => Some(requests),
         }
     }
 }
@@ -122,11 +143,22 @@ impl Conn {
         if state.ended {
             return Poll::Ready(Wake::Ended);
         }
-        if state.blocked && self.stream.poll_write_ready(cx).is_ready() {
-            return Poll::Ready(Wake::Writable);
+        let requests = match &state.input {
+            Input::WebSocket { .. } => None,
+            Input::Requests(requests) => Some(requests),
+        };
+        let poller = requests.and_then(|r| r.poller.as_ref()).map(|p| &p.stream);
+        if let Some(stream) = self.wire.stream().or(poller) {
+            if state.blocked && stream.poll_write_ready(cx).is_ready() {
+                return Poll::Ready(Wake::Writable);
+            }
+            // Where the client speaks by requests, all that is to be read is the end.
+            if (!state.paused || requests.is_some()) && stream.poll_read_ready(cx).is_ready() {
+                return Poll::Ready(Wake::Readable);
+            }
         }
-        if !state.paused && self.stream.poll_read_ready(cx).is_ready() {
-            return Poll::Ready(Wake::Readable);
+        if !state.paused && requests.is_some_and(|r| r.is_busy()) {
+            return Poll::Ready(Wake::Request);
         }
         Poll::Pending
     }
@@ -138,6 +170,7 @@ pub async fn serve(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>) {
         match poll_fn(|cx| conn.poll(cx)).await {
             Wake::Readable => hub.borrow_mut().readable(&conn),
             Wake::Writable => hub.borrow_mut().writable(&conn),
+            Wake::Request => hub.borrow_mut().go_on(&conn),
             Wake::Ended => break,
         }
     }

@@ -3,7 +3,10 @@
 
 use crate::directory::FeederId;
 use crate::flow::Credit;
+use crate::http::answer::Header;
 use crate::limits::Permit;
+use crate::requests::Posted;
+use crate::wire::ConnectionId;
 use bytes::Bytes;
 use rte_protocol::bridge::{ConnectionReport, GatewayConfig, JobId, SessionId, ShapeFrame, Tenant, ToFeeder};
 use rte_protocol::wire::{Column, ErrorCode, TableInfo};
@@ -131,19 +134,74 @@ pub struct Unavailable {
 /// To an I/O thread.
 #[derive(Debug)]
 pub enum ToIo {
-    Socket { stream: TcpStream, peer: SocketAddr, permit: Permit },
-    FeederUp { feeder: FeederId, database: u32, name: Arc<str>, under_way: Arc<AtomicUsize> },
-    FeederDown { feeder: FeederId },
-    Goodbye { feeder: FeederId, close: u16 },
+    Socket {
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: Permit,
+    },
+    FeederUp {
+        feeder: FeederId,
+        database: u32,
+        name: Arc<str>,
+        under_way: Arc<AtomicUsize>,
+    },
+    FeederDown {
+        feeder: FeederId,
+    },
+    Goodbye {
+        feeder: FeederId,
+        close: u16,
+    },
     Tenants(Arc<[Tenant]>),
     TenantUnavailable(Arc<Unavailable>),
-    Changes { feeder: FeederId, part: Arc<ChangesPart> },
-    Commit { feeder: FeederId, part: Arc<CommitPart> },
-    CatchUp { feeder: FeederId, part: Arc<CatchUpPart> },
-    Session { feeder: FeederId, session: SessionId, event: SessionEvent },
+    Changes {
+        feeder: FeederId,
+        part: Arc<ChangesPart>,
+    },
+    Commit {
+        feeder: FeederId,
+        part: Arc<CommitPart>,
+    },
+    CatchUp {
+        feeder: FeederId,
+        part: Arc<CatchUpPart>,
+    },
+    Session {
+        feeder: FeederId,
+        session: SessionId,
+        event: SessionEvent,
+    },
     Config(Arc<GatewayConfig>),
-    Report { database: u32, reply: oneshot::Sender<Vec<ConnectionReport>> },
-    Shutdown { restart: bool },
+    Report {
+        database: u32,
+        reply: oneshot::Sender<Vec<ConnectionReport>>,
+    },
+    Shutdown {
+        restart: bool,
+    },
+    /// What a client has posted to its connection, which would live in this thread.
+    Posted {
+        connection: ConnectionId,
+        n: u64,
+        body: Vec<u8>,
+        reply: oneshot::Sender<Posted>,
+    },
+    /// A poll for a connection that would live in this thread.
+    Poll {
+        connection: ConnectionId,
+        stream: TcpStream,
+        poll: Box<Poll>,
+    },
+}
+
+/// A poll.
+#[derive(Debug)]
+pub struct Poll {
+    /// Its number, where it has one.
+    pub n: Option<u64>,
+    pub permit: Permit,
+    /// Those that its answer has besides.
+    pub headers: Vec<Header>,
 }
 
 /// To the bridge thread.
@@ -186,6 +244,11 @@ impl IoThreads {
         for thread in self.0.iter() {
             let _ = thread.send(make());
         }
+    }
+
+    /// To the thread of a connection.
+    pub fn of_connection(&self, connection: ConnectionId, event: ToIo) {
+        let _ = self.0[connection.thread(self.0.len())].send(event);
     }
 
     pub fn session(&self, feeder: FeederId, session: SessionId, event: SessionEvent) {

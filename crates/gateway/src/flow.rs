@@ -31,6 +31,12 @@ impl Flow {
         Credit { flow: self.clone(), bytes }
     }
 
+    /// Whether less than the limit is out.
+    #[cfg(test)]
+    pub fn is_free(&self) -> bool {
+        self.out.load(Ordering::Acquire) < self.limit
+    }
+
     /// Waits until less than the limit is out.
     pub async fn ready(&self) {
         while self.out.load(Ordering::Acquire) >= self.limit {

@@ -3,14 +3,11 @@
 //! Events of the bridge are taken in batches, and sockets are written after a batch: while sockets are being written,
 //! ticks gather and share the next write. That is how cost per change falls under load.
 
-use crate::connection::serve;
-use crate::event::{ToBridge, ToIo};
+use crate::event::ToIo;
 use crate::hub::{Hub, Shared, sweep_interval};
-use crate::limits::Permit;
-use crate::{http, upgrade};
+use crate::welcome::welcome;
 use rte_protocol::bridge::GatewayConfig;
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,52 +68,4 @@ async fn serve_events(config: Arc<GatewayConfig>, shared: Shared, mut events: mp
             }
         }
     }
-}
-
-/// From the first byte of a socket to its answer or its upgrade.
-async fn welcome(hub: Rc<RefCell<Hub>>, stream: TcpStream, peer: SocketAddr, mut permit: Permit) {
-    let (config, shared) = {
-        let hub = hub.borrow();
-        (hub.config.clone(), hub.shared.clone())
-    };
-    let timeout = Duration::from_millis(config.hello_timeout_ms);
-    let head = match tokio::time::timeout(timeout, http::read_head(&stream)).await {
-        Ok(Ok(head)) => head,
-        // Too slow, gone, or said nothing: nobody waits for an answer.
-        Err(_) | Ok(Err(http::HeadError::Gone)) => return,
-        Ok(Err(http::HeadError::Bad(status))) => {
-            let answer = http::Answer::error(status, "the request could not be read", None);
-            http::finish(&stream, &answer.encode()).await;
-            return;
-        }
-    };
-    if let Err(refusal) = permit.check_pace() {
-        http::finish(&stream, &http::Answer::refusal(refusal).encode()).await;
-        return;
-    }
-    let answer = match upgrade::decide(&head.request, permit.is_local(), &config) {
-        upgrade::Decision::Plain => match http::reload_of_tenants(&head.request, peer, &config) {
-            None => http::answer(&head.request, peer, &config, &shared.metrics),
-            Some(Err(answer)) => answer,
-            Some(Ok(answer)) => {
-                let _ = shared.bridge.send(ToBridge::ReloadTenants);
-                answer
-            }
-        },
-        upgrade::Decision::Refuse(answer) => answer,
-        upgrade::Decision::Upgrade { response, claims } => match permit.upgrade(&config) {
-            Err(refusal) => http::Answer::refusal(refusal),
-            Ok(()) => {
-                if !matches!(tokio::time::timeout(timeout, http::write_all(&stream, &response)).await, Ok(Ok(()))) {
-                    return;
-                }
-                let conn = hub.borrow_mut().add(stream, peer, permit, claims, &head.rest);
-                // A task of its own, so that this one's memory, with the request in it, is given back.
-                tokio::task::spawn_local(serve(hub, conn));
-                return;
-            }
-        },
-    };
-    let answer = answer.cors(&head.request, &config);
-    http::finish(&stream, &answer.encode()).await;
 }

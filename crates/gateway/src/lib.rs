@@ -11,6 +11,7 @@ mod control;
 mod directory;
 mod event;
 mod flow;
+mod frame;
 mod http;
 mod hub;
 mod io_thread;
@@ -19,9 +20,12 @@ mod metrics;
 mod page;
 mod queue;
 mod rate;
+mod requests;
 mod sandbox;
 mod upgrade;
 mod websocket;
+mod welcome;
+mod wire;
 
 use control::Log;
 use event::{IoThreads, ToIo};
@@ -142,6 +146,7 @@ impl Gateway {
                 metrics: metrics.clone(),
                 log: log.clone(),
                 bridge: to_bridge.clone(),
+                io: io.clone(),
                 thread: (number, u64::from(threads)),
             };
             let config = config.clone();

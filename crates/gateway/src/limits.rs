@@ -31,6 +31,9 @@ pub struct Gate {
     handshakes: Mutex<Table>,
     /// How often their tokens were wrong.
     failures: Mutex<Table>,
+    /// How often they named connections that are not there. Counted apart: after a restart of the gateway whole offices do, and
+    /// are to be let in all the same.
+    guesses: Mutex<Table>,
     metrics: Arc<Metrics>,
 }
 
@@ -51,6 +54,8 @@ pub struct Permit {
     gate: Arc<Gate>,
     address: IpAddr,
     upgraded: bool,
+    /// It has its socket: a connection whose client polls has none of its own.
+    socket: bool,
     /// It came to a listener on loopback.
     local: bool,
     /// Its address comes too often: to be told so, and no more.
@@ -59,7 +64,13 @@ pub struct Permit {
 
 impl Gate {
     pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { counts: Mutex::default(), handshakes: Mutex::default(), failures: Mutex::default(), metrics })
+        Arc::new(Self {
+            counts: Mutex::default(),
+            handshakes: Mutex::default(),
+            failures: Mutex::default(),
+            guesses: Mutex::default(),
+            metrics,
+        })
     }
 
     /// A place for a socket that was accepted, by a listener on loopback (`local`) or elsewhere.
@@ -82,7 +93,7 @@ impl Gate {
         }
         counts.0.sockets += 1;
         counts.1.entry(address).or_default().sockets += 1;
-        Ok(Permit { gate: self.clone(), address, upgraded: false, local, too_often })
+        Ok(Permit { gate: self.clone(), address, upgraded: false, socket: true, local, too_often })
     }
 }
 
@@ -124,6 +135,25 @@ impl Permit {
         Ok(())
     }
 
+    /// The socket is another's matter, or gone; the connection goes on.
+    pub fn leave_socket(&mut self) {
+        if std::mem::take(&mut self.socket) {
+            let mut counts = self.gate.counts.lock();
+            counts.0.sockets -= 1;
+            if let Some(count) = counts.1.get_mut(&self.address) {
+                count.sockets -= 1;
+            }
+        }
+    }
+
+    /// The address has named a connection that is not there. Answers whether it may be told so: past the bound of wrong tokens
+    /// it is told that it asks too often.
+    pub fn named_in_vain(&self, config: &GatewayConfig) -> bool {
+        self.gate.metrics.figures.failed_ids_total.fetch_add(1, Ordering::Relaxed);
+        Rate::per_minute(config.max_failed_tokens)
+            .is_none_or(|rate| self.gate.guesses.lock().take(self.address, rate, Instant::now()))
+    }
+
     /// Whether the address may offer another token.
     pub fn may_offer_token(&self, config: &GatewayConfig) -> bool {
         Rate::per_minute(config.max_failed_tokens)
@@ -142,13 +172,13 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.gate.counts.lock();
-        let upgraded = u32::from(self.upgraded);
-        counts.0.sockets -= 1;
+        let (upgraded, socket) = (u32::from(self.upgraded), u32::from(self.socket));
+        counts.0.sockets -= socket;
         counts.0.connections -= upgraded;
         if let Some(count) = counts.1.get_mut(&self.address) {
-            count.sockets -= 1;
+            count.sockets -= socket;
             count.connections -= upgraded;
-            if count.sockets == 0 {
+            if count.sockets == 0 && count.connections == 0 {
                 counts.1.remove(&self.address);
             }
         }

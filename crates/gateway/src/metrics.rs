@@ -23,9 +23,9 @@ macro_rules! figures {
 }
 
 figures! {
-    /// WebSocket connections that are open
+    /// connections of clients that are open
     connections: "gauge",
-    /// WebSocket connections that were opened
+    /// connections of clients that were opened
     connections_total: "counter",
     /// connections that were refused by a limit
     refused_total: "counter",
@@ -33,6 +33,8 @@ figures! {
     rate_limited_total: "counter",
     /// tokens that were wrong
     failed_tokens_total: "counter",
+    /// requests that named a connection that was not there
+    failed_ids_total: "counter",
     /// sessions that have said hello to a feeder and are open
     sessions: "gauge",
     /// subscriptions of open sessions

@@ -3,121 +3,15 @@
 //! Decides nothing about limits. Invariant: frames leave whole and in order; a frame that was begun is finished. I/O
 //! threads only (`Rc`).
 
-use crate::flow::Credit;
+use crate::frame::{Form, OutFrame};
 use bytes::Bytes;
-use rte_core::session::Frame;
+use rte_core::session::Frame as _;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::rc::Rc;
 use tokio::net::TcpStream;
 
 /// Slices in one write.
 const SLICES: usize = 96;
-
-/// An encoded WebSocket frame in up to three pieces, so that rows and changes are never copied.
-#[derive(Debug, Default)]
-pub struct Encoded {
-    head: Bytes,
-    body: Bytes,
-    tail: Bytes,
-    /// Changes in it, for figures.
-    pub changes: u32,
-    /// Comes back to the reader that the rows came from, once they are written.
-    _credit: Option<Credit>,
-}
-
-/// A handle to an encoded frame; shared by all connections of a thread.
-#[derive(Debug, Clone)]
-pub struct OutFrame(Rc<Encoded>);
-
-impl OutFrame {
-    /// A text frame around a payload that is shared with others.
-    pub fn text(payload: Bytes, changes: u32) -> Self {
-        let head = Bytes::copy_from_slice(header(0x81, payload.len()).as_slice());
-        Self(Rc::new(Encoded { head, body: payload, changes, ..Encoded::default() }))
-    }
-
-    /// A text frame of a small payload in pieces, which are put together.
-    pub fn text_of(pieces: &[&[u8]]) -> Self {
-        let header = header(0x81, pieces.iter().map(|p| p.len()).sum());
-        let mut bytes = Vec::with_capacity(header.len + pieces.iter().map(|p| p.len()).sum::<usize>());
-        bytes.extend_from_slice(header.as_slice());
-        pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
-        Self::raw(bytes.into())
-    }
-
-    /// A text frame of three parts.
-    pub fn text_parts(before: &[u8], body: Bytes, after: Vec<u8>, credit: Option<Credit>) -> Self {
-        let ws = header(0x81, before.len() + body.len() + after.len());
-        let head = Bytes::from([ws.as_slice(), before].concat());
-        Self(Rc::new(Encoded { head, body, tail: after.into(), changes: 0, _credit: credit }))
-    }
-
-    pub fn ping() -> Self {
-        Self::raw(Bytes::from_static(&[0x89, 0]))
-    }
-
-    pub fn close(code: u16) -> Self {
-        let [a, b] = code.to_be_bytes();
-        Self::raw(Bytes::copy_from_slice(&[0x88, 2, a, b]))
-    }
-
-    /// Bytes that are frames already.
-    pub fn raw(bytes: Bytes) -> Self {
-        Self(Rc::new(Encoded { head: bytes, ..Encoded::default() }))
-    }
-
-    /// What a socket will be given.
-    #[cfg(test)]
-    pub fn all(&self) -> Vec<u8> {
-        [&self.0.head[..], &self.0.body, &self.0.tail].concat()
-    }
-
-    pub fn changes(&self) -> u32 {
-        self.0.changes
-    }
-}
-
-impl Frame for OutFrame {
-    fn bytes(&self) -> usize {
-        self.0.head.len() + self.0.body.len() + self.0.tail.len()
-    }
-}
-
-struct Header {
-    bytes: [u8; 10],
-    len: usize,
-}
-
-impl Header {
-    fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-/// The header of an unmasked, unfragmented frame.
-#[allow(clippy::cast_possible_truncation, reason = "each arm has checked the range")]
-fn header(first: u8, payload: usize) -> Header {
-    let mut bytes = [0; 10];
-    bytes[0] = first;
-    let len = match payload {
-        0..=125 => {
-            bytes[1] = payload as u8;
-            2
-        }
-        126..=0xffff => {
-            bytes[1] = 126;
-            bytes[2..4].copy_from_slice(&(payload as u16).to_be_bytes());
-            4
-        }
-        _ => {
-            bytes[1] = 127;
-            bytes[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
-            10
-        }
-    };
-    Header { bytes, len }
-}
 
 #[derive(Debug)]
 struct Item {
@@ -129,6 +23,8 @@ struct Item {
 /// The queue of one connection. Takes no memory while empty and young.
 #[derive(Debug, Default)]
 pub struct OutQueue {
+    /// The form of what is put into it.
+    form: Form,
     items: VecDeque<Item>,
     /// Bytes of the first item that are written.
     written: usize,
@@ -147,6 +43,10 @@ pub struct Written {
 }
 
 impl OutQueue {
+    pub fn new(form: Form) -> Self {
+        Self { form, ..Self::default() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
@@ -177,6 +77,7 @@ impl OutQueue {
     }
 
     fn push_item(&mut self, frame: OutFrame, counted: bool) {
+        let frame = frame.into_form(self.form);
         let bytes = frame.bytes();
         self.total += bytes;
         if counted {
@@ -189,7 +90,7 @@ impl OutQueue {
     pub fn clear(&mut self) {
         let begun = if self.written > 0 { self.items.pop_front() } else { None };
         let written = self.written;
-        *self = Self::default();
+        *self = Self::new(self.form);
         if let Some(begun) = begun {
             self.written = written;
             self.push_item(begun.frame, true);
@@ -208,7 +109,7 @@ impl OutQueue {
             let mut used = 0;
             let mut skip = self.written;
             'items: for item in &self.items {
-                for part in [&item.frame.0.head, &item.frame.0.body, &item.frame.0.tail] {
+                for part in item.frame.pieces() {
                     if part.len() <= skip {
                         skip -= part.len();
                         continue;
@@ -238,6 +139,39 @@ impl OutQueue {
         Ok(Written { bytes, blocked: false })
     }
 
+    /// Moves what waits to another queue, with commas between: about so many bytes, but at least one message. Nothing may
+    /// have been written of it.
+    pub fn take_into(&mut self, out: &mut Self, limit: usize) {
+        let comma = OutFrame::raw(Bytes::from_static(b","));
+        while let Some(item) = self.items.front() {
+            let bytes = item.frame.bytes();
+            if out.total > 0 && out.total + bytes > limit {
+                break;
+            }
+            if out.total > 0 {
+                out.push(comma.clone());
+            }
+            self.total -= bytes;
+            if item.counted {
+                self.counted -= bytes;
+            } else {
+                self.paced -= 1;
+                out.paced += 1;
+            }
+            if let Some(item) = self.items.pop_front() {
+                out.push_item(item.frame, item.counted);
+            }
+        }
+    }
+
+    /// Puts all of another queue behind this one.
+    pub fn append(&mut self, mut other: Self) {
+        self.items.append(&mut other.items);
+        self.counted += other.counted;
+        self.total += other.total;
+        self.paced += other.paced;
+    }
+
     fn advance(&mut self, n: usize) {
         self.total -= n;
         let mut left = self.written + n;
@@ -262,22 +196,39 @@ impl OutQueue {
 mod tests {
     use super::*;
 
-    #[test]
-    fn headers_take_the_shortest_form() {
-        assert_eq!(header(0x81, 125).as_slice(), [0x81, 125]);
-        assert_eq!(header(0x81, 126).as_slice(), [0x81, 126, 0, 126]);
-        assert_eq!(header(0x81, 0x1_0000).as_slice(), [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+    fn text(text: &'static str) -> OutFrame {
+        OutFrame::text(Bytes::from_static(text.as_bytes()), 0)
     }
 
     #[test]
     fn a_frame_that_was_begun_survives_clear() {
-        let mut q = OutQueue::default();
-        q.push(OutFrame::text(Bytes::from_static(b"hello"), 0));
-        q.push(OutFrame::text(Bytes::from_static(b"world"), 0));
+        let mut q = OutQueue::new(Form::Frame);
+        q.push(text("hello"));
+        q.push(text("world"));
         q.advance(3);
         q.clear();
         assert_eq!((q.items.len(), q.written, q.total()), (1, 3, 4));
         q.advance(4);
         assert!(q.is_empty() && q.total() == 0 && q.counted() == 0);
+    }
+
+    #[test]
+    fn an_answer_takes_whole_messages_in_order_and_leaves_the_rest() {
+        let mut q = OutQueue::new(Form::Bare);
+        q.push(text("[1]"));
+        q.push_paced(text("[2,2]"));
+        q.push(text("[3]"));
+        let all = |q: &OutQueue| q.items.iter().flat_map(|item| item.frame.all()).collect::<Vec<_>>();
+        let mut answer = OutQueue::default();
+        q.take_into(&mut answer, 9);
+        assert_eq!(all(&answer), b"[1],[2,2]");
+        assert_eq!((answer.total(), answer.has_paced()), (9, true));
+        assert_eq!((all(&q).as_slice(), q.total(), q.counted(), q.has_paced()), (&b"[3]"[..], 3, 3, false));
+        let mut next = OutQueue::default();
+        // One that is larger than the bound goes alone.
+        q.take_into(&mut next, 1);
+        assert!(q.is_empty() && q.total() == 0);
+        answer.append(next);
+        assert_eq!((all(&answer).as_slice(), answer.total()), (&b"[1],[2,2][3]"[..], 12));
     }
 }

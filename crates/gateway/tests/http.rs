@@ -44,7 +44,7 @@ fn figures_and_the_pages_are_served() {
         assert!(text.contains("Content-Security-Policy: default-src 'none'"), "{page}: {text}");
         assert!(text.contains("Referrer-Policy: no-referrer"), "{page}: {text}");
     }
-    assert_eq!(gateway.get("/client.js").0, 404);
+    assert_eq!(gateway.get("/client.map").0, 404);
     assert_eq!(gateway.http("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").0, 405);
     assert_eq!(gateway.http("nonsense\r\n\r\n").0, 400);
     assert_eq!(gateway.get("/ws").0, 426);

@@ -1,9 +1,10 @@
 //! From a client's bytes to actions, and from the session machine's actions to queues, shapes and the bridge.
 
 use super::Hub;
-use crate::connection::{Conn, ConnState};
+use crate::connection::{Conn, ConnState, Input};
 use crate::event::ToBridge;
-use crate::queue::OutFrame;
+use crate::frame::OutFrame;
+use crate::wire::Wire;
 use rte_core::session::Action;
 use rte_protocol::wire::{CloseCode, ErrorCode};
 use std::rc::Rc;
@@ -16,8 +17,9 @@ impl Hub {
     /// The socket has something to read.
     pub fn readable(&mut self, conn: &Rc<Conn>) {
         self.now = Instant::now();
+        let Wire::WebSocket(stream) = &conn.wire else { return self.gone(conn) };
         let mut scratch = std::mem::take(&mut self.scratch);
-        let read = conn.stream.try_read(&mut scratch);
+        let read = stream.try_read(&mut scratch);
         let mut state = conn.state.borrow_mut();
         match read {
             Ok(0) => self.end(&mut state),
@@ -39,11 +41,12 @@ impl Hub {
     pub(super) fn input(&mut self, conn: &Rc<Conn>, state: &mut ConnState, mut input: &[u8]) {
         let mut output = Vec::new();
         while state.closing.is_none() && !state.ended {
+            let Input::WebSocket { reader, backlog } = &mut state.input else { return };
             if state.session.is_resolving() {
-                state.backlog.extend_from_slice(input);
+                backlog.extend_from_slice(input);
                 break;
             }
-            let incoming = state.ws.next(&mut input, &mut output);
+            let incoming = reader.next(&mut input, &mut output);
             if !output.is_empty() {
                 let frame = OutFrame::raw(std::mem::take(&mut output).into());
                 self.push(conn, state, frame);
@@ -59,8 +62,7 @@ impl Hub {
 
     /// The client is not read from while its answers are not drained, or its feeder is not known or takes no more.
     pub(super) fn pace_reading(&mut self, state: &mut ConnState) {
-        let answers = state.queue.total() > PAUSE && !state.queue.has_paced();
-        let paused = state.closing.is_none() && (answers || state.held_back || state.session.is_resolving());
+        let paused = state.closing.is_none() && must_wait(state);
         if state.paused && !paused {
             // It could not be heard meanwhile.
             state.last_received = self.now;
@@ -117,4 +119,10 @@ impl Hub {
         state.session.refuse(close, code, message, hint, &mut actions);
         self.carry_out(conn, state, actions);
     }
+}
+
+/// Whether the client should say no more for now.
+pub(super) fn must_wait(state: &ConnState) -> bool {
+    let answers = state.queue.total() > PAUSE && !state.queue.has_paced();
+    answers || state.held_back || state.session.is_resolving()
 }

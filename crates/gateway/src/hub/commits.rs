@@ -1,7 +1,7 @@
 //! The commits of a tick: one text for all who hold the same, and a cheap one for who holds what nobody else does.
 
 use crate::connection::ConnState;
-use crate::queue::OutFrame;
+use crate::frame::OutFrame;
 use rte_core::Held;
 use rte_core::session::Tick;
 use rte_protocol::wire::commit_parts;

@@ -5,7 +5,7 @@ use super::{Commits, EARLY, Hub, over, write};
 use crate::connection::{Conn, ConnState};
 use crate::directory::FeederId;
 use crate::event::{CatchUpPart, ChangesPart, CommitPart};
-use crate::queue::OutFrame;
+use crate::frame::OutFrame;
 use rte_core::held::Stem;
 use rte_core::session::{Delivery, Tick};
 use rte_protocol::bridge::ShapeId;

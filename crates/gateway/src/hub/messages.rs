@@ -5,7 +5,7 @@ use super::Hub;
 use crate::connection::{Conn, ConnState};
 use crate::directory::FeederId;
 use crate::event::{SessionEvent, ToBridge};
-use crate::queue::OutFrame;
+use crate::frame::OutFrame;
 use crate::websocket::Incoming;
 use rte_core::session::Welcome;
 use rte_protocol::bridge::SessionId;

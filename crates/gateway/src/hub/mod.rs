@@ -9,21 +9,25 @@ mod commits;
 mod delivery;
 mod guards;
 mod messages;
+mod report;
+mod requests;
 mod sending;
 mod sweep;
 mod tenants;
 
-use crate::connection::{Conn, ConnState, UrlClaims};
+use crate::connection::{Conn, ConnState, Input, UrlClaims};
 use crate::control::Log;
 use crate::directory::{Directory, FeederId};
-use crate::event::{ToBridge, ToIo};
+use crate::event::{IoThreads, ToBridge, ToIo};
+use crate::frame::OutFrame;
 use crate::limits::Permit;
 use crate::metrics::Metrics;
-use crate::queue::{OutFrame, OutQueue};
+use crate::queue::OutQueue;
 use crate::rate::Bucket;
 use crate::websocket::WebSocketIn;
+use crate::wire::{ConnectionId, Wire, event_heartbeat};
 use rte_core::session::{Action, Session, Tick};
-use rte_protocol::bridge::{ConnectionReport, GatewayConfig, SessionId, ShapeId, ToFeeder};
+use rte_protocol::bridge::{GatewayConfig, SessionId, ShapeId, ToFeeder};
 use rte_protocol::wire::CloseCode;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -31,7 +35,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -51,6 +55,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub log: Log,
     pub bridge: mpsc::UnboundedSender<ToBridge>,
+    /// All I/O threads, this one too.
+    pub io: IoThreads,
     /// Number of this thread and of all.
     pub thread: (u64, u64),
 }
@@ -93,6 +99,8 @@ pub struct Hub {
     free: Vec<usize>,
     sessions: HashMap<SessionId, usize>,
     next_session: u64,
+    /// Connections whose clients speak by requests.
+    by_id: HashMap<ConnectionId, usize>,
     feeders: HashMap<FeederId, Feeder>,
     directory: Directory,
     /// Tenants whose database is waited for, and when it was last asked for.
@@ -108,6 +116,7 @@ pub struct Hub {
     actions: Vec<Action<OutFrame>>,
     scratch: Box<[u8]>,
     ping: OutFrame,
+    heartbeat: OutFrame,
     /// Somebody's hello waits for its feeder to take more.
     held_back: bool,
     pub stopping: bool,
@@ -125,6 +134,7 @@ impl Hub {
             free: Vec::new(),
             sessions: HashMap::new(),
             next_session: 0,
+            by_id: HashMap::new(),
             feeders: HashMap::new(),
             to_flush: Vec::new(),
             now: Instant::now(),
@@ -133,12 +143,13 @@ impl Hub {
             actions: Vec::new(),
             scratch: vec![0; 16 * 1024].into(),
             ping: OutFrame::ping(),
+            heartbeat: event_heartbeat(),
             held_back: false,
             stopping: false,
         }
     }
 
-    /// A connection that has been upgraded. `rest` is input that came with the request.
+    /// A WebSocket that has been upgraded. `rest` is input that came with the request.
     pub fn add(
         &mut self,
         stream: TcpStream,
@@ -147,6 +158,18 @@ impl Hub {
         claims: UrlClaims,
         rest: &[u8],
     ) -> Rc<Conn> {
+        let max_frame = usize::try_from(self.config.max_frame_bytes).unwrap_or(usize::MAX);
+        let input = Input::WebSocket { reader: WebSocketIn::new(max_frame), backlog: Vec::new() };
+        let conn = self.settle(Wire::WebSocket(stream), input, peer, permit, claims);
+        if !rest.is_empty() {
+            self.input(&conn, &mut conn.state.borrow_mut(), rest);
+        }
+        self.begin(&conn);
+        conn
+    }
+
+    /// Gives a connection its place.
+    fn settle(&mut self, wire: Wire, input: Input, peer: SocketAddr, permit: Permit, claims: UrlClaims) -> Rc<Conn> {
         self.now = Instant::now();
         let now = self.now;
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -156,12 +179,10 @@ impl Hub {
         let (thread, threads) = self.shared.thread;
         let id = self.next_session * threads + thread;
         self.next_session += 1;
-        let max_frame = usize::try_from(self.config.max_frame_bytes).unwrap_or(usize::MAX);
         let state = ConnState {
             session: Session::new(id, &peer.to_string(), self.config.max_subscriptions),
-            queue: OutQueue::default(),
-            ws: WebSocketIn::new(max_frame),
-            backlog: Vec::new(),
+            queue: OutQueue::new(wire.form()),
+            input,
             claims: (claims.token.is_some() || claims.tenant.is_some()).then(|| Box::new(claims)),
             messages: Bucket::default(),
             token_offered: false,
@@ -194,17 +215,18 @@ impl Hub {
             last_progress: now,
         };
         let conn =
-            Rc::new(Conn { slot, peer, stream, state: RefCell::new(state), connected_at: SystemTime::now(), permit });
+            Rc::new(Conn { slot, peer, wire, state: RefCell::new(state), connected_at: SystemTime::now(), permit });
         self.sessions.insert(id, slot);
         self.conns[slot] = Some(conn.clone());
-        if !rest.is_empty() {
-            self.input(&conn, &mut conn.state.borrow_mut(), rest);
-        }
+        conn
+    }
+
+    /// A connection is in its place, and what it was to say first is in its queue.
+    fn begin(&mut self, conn: &Rc<Conn>) {
         if self.stopping {
-            self.close(&conn, &mut conn.state.borrow_mut(), CloseCode::Restart);
+            self.close(conn, &mut conn.state.borrow_mut(), CloseCode::Restart);
         }
         self.flush_all();
-        conn
     }
 
     /// The connection's task has ended.
@@ -213,6 +235,10 @@ impl Hub {
         self.detach(conn, &mut state);
         self.sessions.remove(&state.session.id());
         state.queue.clear();
+        if let Some(requests) = state.requests() {
+            let id = requests.id;
+            self.by_id.remove(&id);
+        }
         self.conns[conn.slot] = None;
         self.free.push(conn.slot);
     }
@@ -254,6 +280,8 @@ impl Hub {
                 let _ = reply.send(self.report(database));
             }
             ToIo::Shutdown { restart } => self.shutdown(restart),
+            ToIo::Posted { connection, n, body, reply } => self.posted(connection, n, body, reply),
+            ToIo::Poll { connection, stream, poll } => self.polled(connection, stream, *poll),
             // The thread has taken it out before.
             ToIo::Socket { .. } => {}
         }
@@ -314,33 +342,5 @@ impl Hub {
 
     pub fn open_connections(&self) -> usize {
         self.conns.len() - self.free.len()
-    }
-
-    fn report(&self, database: u32) -> Vec<ConnectionReport> {
-        let mut out = Vec::new();
-        for conn in self.conns.iter().flatten() {
-            let state = conn.state.borrow();
-            let of_database = state.feeder.and_then(|f| self.feeders.get(&f)).is_some_and(|f| f.database == database);
-            if !of_database || !state.session.is_open() {
-                continue;
-            }
-            let micros = conn.connected_at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-            out.push(ConnectionReport {
-                session: state.uuid.to_string(),
-                tenant: state.home.as_ref().map(|home| home.name().to_owned()).unwrap_or_default(),
-                role: state.role.to_string(),
-                address: conn.peer.to_string(),
-                client_id: state.client.as_ref().and_then(|c| c.id.clone()),
-                client_name: state.client.as_ref().and_then(|c| c.name.clone()),
-                connected_at_us: i64::try_from(micros).unwrap_or_default(),
-                subscriptions: state.session.report(),
-                queued_bytes: (state.queue.total() + state.session.kept_bytes()) as u64,
-                sent_bytes: state.sent_bytes,
-                sent_commits: state.sent_commits,
-                sent_cursor: state.sent.as_ref().map(|(tick, held)| tick.cursor.with(held)),
-                acked_cursor: state.acked.as_ref().map(ToString::to_string),
-            });
-        }
-        out
     }
 }

@@ -1,12 +1,16 @@
 //! Queues and sockets: what may be queued, when it is written, and how a connection is closed.
 
 use super::{Commits, Counted, Hub};
-use crate::connection::{Conn, ConnState};
-use crate::queue::OutFrame;
+use crate::connection::{Conn, ConnState, Input};
+use crate::frame::OutFrame;
+use crate::queue::Written;
+use crate::requests::Answered;
+use crate::wire::{Wire, close_event};
 use rte_core::Held;
 use rte_core::session::Tick;
 use rte_protocol::bridge::GatewayConfig;
 use rte_protocol::wire::CloseCode;
+use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -79,8 +83,13 @@ impl Hub {
 
     pub(super) fn push_ping(&mut self, conn: &Rc<Conn>, state: &mut ConnState) {
         if !over(&self.config, state) {
-            let ping = self.ping.clone();
-            self.push(conn, state, ping);
+            let sign = match conn.wire {
+                Wire::WebSocket(_) => &self.ping,
+                Wire::Events(_) => &self.heartbeat,
+                Wire::Poll => return,
+            };
+            let sign = sign.clone();
+            self.push(conn, state, sign);
         }
     }
 
@@ -122,7 +131,9 @@ impl Hub {
         if state.closing.is_some() && state.queue.is_empty() && !state.shut && !state.ended {
             state.shut = true;
             // Reading goes on until the client closes too, or a reset could eat what it was sent.
-            let _ = socket2::SockRef::from(&conn.stream).shutdown(std::net::Shutdown::Write);
+            if let Some(stream) = conn.wire.stream() {
+                let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+            }
         }
         self.pace_reading(state);
     }
@@ -148,13 +159,20 @@ impl Hub {
         }
     }
 
-    /// Sends a close frame after what is queued, and lets the client some time to answer.
+    /// Says that it is closed after what is queued, and lets the client some time to answer.
     pub(super) fn close(&mut self, conn: &Rc<Conn>, state: &mut ConnState, code: CloseCode) {
         if state.closing.is_some() {
             return;
         }
         self.shared.log.debug(format!("connection from {} is closed with {}", conn.peer, code.code()));
-        state.queue.push(OutFrame::close(code.code()));
+        match conn.wire {
+            Wire::WebSocket(_) => state.queue.push(OutFrame::close(code.code())),
+            Wire::Events(_) => state.queue.push(close_event(code)),
+            Wire::Poll => {}
+        }
+        if let Some(requests) = state.requests() {
+            requests.stop(code);
+        }
         self.finish(conn, state);
     }
 
@@ -179,12 +197,31 @@ pub(super) fn over(config: &GatewayConfig, state: &ConnState) -> bool {
     (state.queue.counted() + state.session.kept_bytes()) as u64 > config.client_queue_bytes
 }
 
+/// Answers the poll that waits, if there is something to say.
+fn write_answer(state: &mut ConnState, now: Instant) -> Option<io::Result<Written>> {
+    let Input::Requests(requests) = &mut state.input else { return None };
+    let Answered { written, over } = requests.answer(&mut state.queue, now)?;
+    if over {
+        state.ended = true;
+        state.wake();
+    }
+    Some(written)
+}
+
 /// Writes to the socket what it takes.
 pub(super) fn write(counted: &mut Counted, now: Instant, conn: &Conn, state: &mut ConnState) {
-    if state.queue.is_empty() || state.ended {
+    if state.ended {
         return;
     }
-    match state.queue.write_to(&conn.stream) {
+    let written = match conn.wire.stream() {
+        Some(_) if state.queue.is_empty() => return,
+        Some(stream) => state.queue.write_to(stream),
+        None => match write_answer(state, now) {
+            Some(written) => written,
+            None => return,
+        },
+    };
+    match written {
         Ok(written) => {
             counted.writes += 1;
             counted.bytes += written.bytes as u64;

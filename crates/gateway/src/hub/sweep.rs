@@ -5,6 +5,7 @@
 use super::{Hub, LINGER};
 use crate::connection::{Conn, ConnState};
 use crate::event::ToBridge;
+use crate::wire::Wire;
 use rte_protocol::bridge::GatewayConfig;
 use rte_protocol::wire::CloseCode;
 use std::rc::Rc;
@@ -76,9 +77,15 @@ impl Hub {
             self.tell(ToBridge::GiveUpAsk { feeder, job });
         }
         let stall = Duration::from_millis(self.config.stall_timeout_ms);
-        let stalled = state.queue.has_paced() && past(state.last_progress, stall);
-        if !state.queue.is_empty() && (stalled || past(state.last_progress, heartbeat * 2)) {
+        let answer = state.requests().map(|r| (r.is_answering(), r.has_paced())).unwrap_or_default();
+        let stalled = (state.queue.has_paced() || answer.1) && past(state.last_progress, stall);
+        let waits = !state.queue.is_empty() || answer.0;
+        if waits && (stalled || past(state.last_progress, heartbeat * 2)) {
             self.slow(conn, state);
+            return;
+        }
+        if matches!(conn.wire, Wire::Poll) && !self.look_at_poll(conn, state, heartbeat) {
+            self.close(conn, state, CloseCode::Timeout);
             return;
         }
         if !state.paused && past(state.last_received, heartbeat * 2) {

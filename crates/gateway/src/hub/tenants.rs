@@ -86,8 +86,7 @@ impl Hub {
                 && let Some(feeder) = hub.place(conn, state)
             {
                 hub.attach(conn, state, feeder);
-                let backlog = std::mem::take(&mut state.backlog);
-                hub.input(conn, state, &backlog);
+                hub.catch_up_input(conn, state);
             }
         });
     }

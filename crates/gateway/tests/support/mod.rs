@@ -2,6 +2,8 @@
 //! for messages, never for a time; a time-out is a failure.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod fallback;
+
 use rte_core::{Held, held};
 use rte_protocol::bridge::{
     Attach, ConnectionReport, FromFeeder, FromWorker, GatewayConfig, Report, ReportKind, SandboxMode, SessionId,

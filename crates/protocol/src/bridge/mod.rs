@@ -58,6 +58,8 @@ pub struct ConnectionReport {
     pub tenant: String,
     pub role: String,
     pub address: String,
+    /// `websocket`, `events` or `poll`.
+    pub transport: String,
     pub client_id: Option<String>,
     pub client_name: Option<String>,
     /// Microseconds since the Unix epoch.
