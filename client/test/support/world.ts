@@ -3,7 +3,7 @@
 
 import { step } from "../../src/connection/machine.ts";
 import { atRest, type Effect, type Event, type Machine, type State, type Status, statusOf, type TimerKind } from "../../src/connection/state.ts";
-import { TIMING } from "../../src/connection/timing.ts";
+import { TIMING, type TokenFacts } from "../../src/connection/timing.ts";
 import type { TransportKind } from "../../src/connection/transport.ts";
 
 /** A number from 0 up to 1, the same for the same seed. */
@@ -35,8 +35,6 @@ export class World {
   /** All effects, in order. */
   log: Effect[] = [];
   status: Status;
-  /** Pairs of state and event that were taken. */
-  readonly taken = new Set<string>();
   private readonly random: () => number;
 
   constructor(random: () => number = () => 0.5, ladder = LADDER, begin?: TransportKind) {
@@ -47,7 +45,6 @@ export class World {
 
   /** One event, and its effects. */
   happen(event: Event): Effect[] {
-    this.taken.add(`${this.machine.state} ${event.type}`);
     if (event.type === "timer") this.timers.delete(event.kind);
     const frozen = JSON.stringify(this.machine);
     const before = this.machine;
@@ -81,6 +78,43 @@ export class World {
     this.now -= ms;
     for (const [kind, due] of this.timers) this.timers.set(kind, due - ms);
     this.happen({ type: this.machine.visible ? "visible" : "hidden" });
+  }
+
+  // What a driver reports when a network and a server do what they should, or do not
+
+  gotToken(facts: TokenFacts = { fixed: true }, same = false): Effect[] {
+    this.fetching = null;
+    return this.happen({ type: "tokenGot", facts, same });
+  }
+
+  noToken(): Effect[] {
+    this.fetching = null;
+    return this.happen({ type: "tokenFailed", message: "no" });
+  }
+
+  opened(): Effect[] {
+    if (this.socket) this.socket.opened = true;
+    return this.happen({ type: "opened" });
+  }
+
+  welcome(heartbeatMs: number, expiresInMs?: number): Effect[] {
+    if (this.socket) this.socket.welcomed = this.socket.greeted;
+    return this.happen({ type: "welcome", heartbeatMs, expiresInMs });
+  }
+
+  closed(code: number): Effect[] {
+    this.socket = null;
+    return this.happen({ type: "closed", code, reason: { code: String(code), message: "" } });
+  }
+
+  reachable(ok: boolean): Effect[] {
+    this.checking = false;
+    return this.happen({ type: "reachable", ok });
+  }
+
+  probed(ok: boolean): Effect[] {
+    this.probing = false;
+    return this.happen({ type: "probed", ok });
   }
 
   count(what: Effect["do"]): number {
@@ -153,4 +187,25 @@ export class World {
 
 function must(holds: boolean, promise: string): asserts holds {
   if (!holds) throw new Error(`broken: ${promise}`);
+}
+
+/** A world in which the machine has come to a state, by the shortest way. */
+export function worldIn(state: State, { facts, random, ladder, begin, heartbeat = 20_000 }: {
+  facts?: TokenFacts; random?: () => number; ladder?: readonly TransportKind[]; begin?: TransportKind; heartbeat?: number;
+} = {}): World {
+  const world = new World(random, ladder, begin);
+  if (state === "stopped") return world;
+  world.happen({ type: "start" });
+  if (state === "token") return world;
+  world.gotToken(facts);
+  if (state === "opening") return world;
+  world.opened();
+  if (state === "greeting") return world;
+  if (state === "refused") world.closed(4404);
+  if (state === "refused") return world;
+  world.welcome(heartbeat);
+  if (state === "live") return world;
+  if (state === "offline") world.happen({ type: "offline" });
+  world.closed(1012);
+  return world;
 }
