@@ -13,6 +13,8 @@ export interface Backend { indexedDB: IDBFactory; IDBKeyRange: typeof IDBKeyRang
 
 export class Connection {
   readonly db: Dexie;
+  /** How often the connection was closed for an upgrade. */
+  yielded = 0;
   private readonly backend: Backend;
   private readonly listeners = new Set<() => void>();
   private opening: Promise<void> | null = null;
@@ -77,6 +79,7 @@ export class Connection {
       this.deleted = true;
       this.db.close();
     } else {
+      this.yielded += 1;
       this.db.close({ disableAutoOpen: false });
       this.open().catch(() => {});
     }

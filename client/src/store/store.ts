@@ -257,19 +257,23 @@ class LiveStore implements Store {
 
   /** Upgrades until the object stores are those that the head wants, and the edit is done. */
   private async shape(edit?: Edit): Promise<void> {
-    for (;;) {
-      await this.connection.open();
-      const native = this.connection.native();
-      if (!edit && fits(await readHead(this.db.table(HEAD)), storesOf(native))) return;
-      const done = await upgrade(this.backend.indexedDB, this.db.name, native.version, edit ?? (() => {}));
-      if (done) edit = undefined;
-      await this.connection.open();
+    let done = false;
+    while (!done) {
+      done = await this.run(async () => {
+        const native = this.connection.native();
+        if (!edit && fits(await readHead(this.db.table(HEAD)), storesOf(native))) return true;
+        // Another tab's upgrade may have come first: then the version is taken, and what it has made is looked at.
+        if (await upgrade(this.backend.indexedDB, this.db.name, native.version, edit ?? (() => {}))) edit = undefined;
+        return false;
+      });
     }
   }
 
-  /** Runs on an open connection. An upgrade by another tab may close it in the middle: then nothing was done, and it runs again. */
+  /** Runs on an open connection. If that was closed under the work, nothing was done, and it runs again. */
   private async run<T>(work: () => Promise<T>): Promise<T> {
-    for (let attempt = 1; ; attempt++) {
+    let tries = 0;
+    for (;;) {
+      const { yielded } = this.connection;
       try {
         await this.connection.open();
         return await work();
@@ -277,11 +281,13 @@ class LiveStore implements Store {
         if (error instanceof Deposed || error instanceof StorageFull || error instanceof StorageGone) throw error;
         if (isFull(error)) throw new StorageFull("no room in the browser's storage", { cause: error });
         if (!isClosed(error) && !isAborted(error)) throw error;
-        if (attempt === ATTEMPTS) throw new StorageGone("the browser's storage does not work", { cause: error });
+        // Upgrades by other tabs end some time; what else closes a connection may go on for ever.
+        if (this.connection.yielded === yielded && ++tries === TRIES) {
+          throw new StorageGone("the browser's storage does not work", { cause: error });
+        }
       }
     }
   }
 }
 
-const ATTEMPTS = 5;
-
+const TRIES = 5;
