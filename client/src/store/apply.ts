@@ -32,10 +32,12 @@ export interface Applied {
   layout: boolean;
 }
 
-/** Rows that one request batch puts, gets or deletes: some milliseconds of the main thread. */
-const BATCH = 500;
+/** Rows that are put, got or deleted in one go: some ten milliseconds of the main thread, also of a slow one. */
+const BATCH = 250;
+/** Batches that wait for the database at a time: it works at one while the next is made. */
+const AHEAD = 2;
 /** Keys that are hashed in one go. */
-const SCAN = 2000;
+const SCAN = 1000;
 /** Changes of a table that are told one by one. */
 const TOLD = 1000;
 
@@ -123,6 +125,7 @@ class Run {
   private readonly staging: Staging;
   private readonly stage: Stage | undefined;
   private readonly changed: Changed;
+  private readonly pending: Promise<unknown>[] = [];
 
   constructor(db: Dexie, work: Work, staging: Staging, stage: Stage | undefined) {
     this.db = db;
@@ -140,6 +143,7 @@ class Run {
       this.changed.replaced = steps.length > 0;
     }
     for (const step of steps) await this.step(step);
+    await Promise.all(this.pending);
     if (this.stage && this.staging.spilled(this.stage)) {
       await this.db.table(STAGING).bulkDelete(this.staging.keys(this.stage));
     }
@@ -167,15 +171,22 @@ class Run {
     }
   }
 
-  private async store(rows: Stored[], keys: () => StoredKey[]): Promise<void> {
-    if (rows.length === 0) return;
-    if (this.codec.inside) await this.table.bulkPut(rows);
-    else await this.table.bulkPut(rows, keys() as string[]);
+  private store(rows: Stored[], keys: () => StoredKey[]): Promise<void> {
+    if (rows.length === 0) return Promise.resolve();
+    return this.sent(this.codec.inside ? this.table.bulkPut(rows) : this.table.bulkPut(rows, keys() as string[]));
   }
 
   private remove(keys: StoredKey[]): Promise<void> {
     // Dexie's types of keys leave out some that IndexedDB takes.
-    return this.table.bulkDelete(keys as string[]);
+    return keys.length === 0 ? Promise.resolve() : this.sent(this.table.bulkDelete(keys as string[]));
+  }
+
+  /** Resolves when few enough requests wait; the database runs them in order. */
+  private async sent(request: PromiseLike<unknown>): Promise<void> {
+    const sent = Promise.resolve(request);
+    sent.catch(() => {});
+    this.pending.push(sent);
+    if (this.pending.length >= AHEAD) await this.pending.shift();
   }
 
   /** Replaces what the copy has of some parts. */
@@ -215,7 +226,7 @@ class Run {
       if (told) this.changed.changes.push({ op: before ? "update" : "insert", key, row });
     }
     await this.store(puts, () => putKeys);
-    if (deletes.length > 0) await this.remove(deletes);
+    await this.remove(deletes);
   }
 }
 

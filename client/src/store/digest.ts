@@ -17,7 +17,7 @@ export interface Digest {
 }
 
 /** Rows that are read and hashed in one go. */
-const SCAN = 500;
+const SCAN = 250;
 
 export async function digest(db: Dexie, name: string, parts: number, values: ValueOptions): Promise<Digest | null> {
   return db.transaction("r", [HEAD, name], async () => {

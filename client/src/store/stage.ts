@@ -12,7 +12,7 @@ import { HEAD, readHead, STAGING } from "./head.ts";
 /** Estimated bytes of staged rows that are kept in memory. */
 export const STAGE_BYTES = 64 << 20;
 /** Estimated bytes of parts that one transaction writes out. */
-const WRITE_BYTES = 4 << 20;
+const WRITE_BYTES = 1 << 20;
 
 export interface Stage {
   number: number;
