@@ -22,7 +22,7 @@ function open(backend = factory(), options: Partial<StoreOptions> = {}): Promise
 }
 
 function commit(cursor: string, ...tables: TableCommit[]): Commit {
-  return { cursor, time: `time of ${cursor}`, tables, verify: [] };
+  return { cursor, time: `time of ${cursor}`, tables, ready: ["orders", "others"], verify: [] };
 }
 
 function changes(name: string, ...list: Change[]): TableCommit {

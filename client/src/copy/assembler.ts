@@ -30,6 +30,8 @@ export interface Commit {
   cursor: string;
   time: string;
   tables: TableCommit[];
+  /** Live tables whose copies are at this cursor. */
+  ready: string[];
   /** Live tables whose copy right after this commit the server has hashed. */
   verify: string[];
 }
@@ -158,9 +160,11 @@ export class Assembler {
 
   private commit(cursor: string, time: string): Commit {
     const tables: TableCommit[] = [];
+    const ready: string[] = [];
     const verify: string[] = [];
     for (const [name, live] of this.live) {
       if (!live.ready) continue;
+      ready.push(name);
       const { layout, pending, repair } = live;
       const replace = live.staging;
       live.staging = false;
@@ -179,6 +183,6 @@ export class Assembler {
       }
       if (replace || table.repair || table.changes.length > 0) tables.push(table);
     }
-    return { cursor, time, tables, verify };
+    return { cursor, time, tables, ready, verify };
   }
 }

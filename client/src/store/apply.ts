@@ -86,12 +86,9 @@ export async function applyCommits(commits: Commit[], works: Work[], context: Co
       table.layout = work.layout;
       table.ready = table.filled = true;
     }
-    // A table whose snapshot is still coming stays where it was, and is not at this cursor.
-    for (const name of staging.open()) {
-      const table = own(head, name);
-      if (table && stages.get(name) === undefined) table.ready = false;
-    }
     const last = commits.at(-1)!;
+    // Copies that wait for a snapshot stay where they were: not at this cursor.
+    for (const [name, table] of Object.entries(head.tables)) table.ready &&= last.ready.includes(name);
     head.cursor = last.cursor;
     head.time = last.time;
     await writeHead(db.table(HEAD), head);

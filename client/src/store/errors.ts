@@ -15,23 +15,25 @@ export class StorageGone extends Error {
   override readonly name = "StorageGone";
 }
 
-/** Names under which a database says that its connection is no more. */
+/** Names under which a database says that its connection is no more; it aborts what runs when it loses its files. */
 const CLOSED = new Set([
   "DatabaseClosedError", "InvalidStateError", "NoSuchDatabaseError", "OpenFailedError", "UnknownError", "MissingAPIError",
-  "InvalidTableError", "NotFoundError", "SecurityError", "TransactionInactiveError", "PrematureCommitError",
+  "InvalidTableError", "AbortError", "NotFoundError", "SecurityError",
+  "TransactionInactiveError", "PrematureCommitError",
 ]);
 
-interface Named { name?: unknown; inner?: unknown; message?: unknown }
+interface Named { name?: unknown; inner?: unknown; cause?: unknown; message?: unknown; failures?: unknown }
 
-/** An error and those within it, outermost first. Dexie wraps what IndexedDB throws. */
-function* within(error: unknown): Generator<Named> {
-  for (let depth = 0; depth < 5 && typeof error === "object" && error !== null; depth++) {
-    yield error as Named;
-    error = (error as Named).inner ?? (error as { cause?: unknown }).cause;
-  }
+/** An error and those within it, outermost first. Dexie wraps what IndexedDB throws, that of many requests in a list. */
+function* within(error: unknown, depth = 0): Generator<Named> {
+  if (typeof error !== "object" || error === null || depth > 4) return;
+  const named = error as Named;
+  yield named;
+  yield* within(named.inner ?? named.cause, depth + 1);
+  if (Array.isArray(named.failures)) yield* within(named.failures[0], depth + 1);
 }
 
-export function isFull(error: unknown): boolean {
+function full(error: unknown): boolean {
   for (const { name, message } of within(error)) {
     if (name === "QuotaExceededError" || name === "NS_ERROR_DOM_QUOTA_REACHED") return true;
     if (name === "AbortError" && /quota|disk.*full/i.test(String(message))) return true;
@@ -39,14 +41,13 @@ export function isFull(error: unknown): boolean {
   return false;
 }
 
-/** The connection was closed under the work: it may go well after opening again. */
-export function isClosed(error: unknown): boolean {
-  for (const { name } of within(error)) if (CLOSED.has(String(name))) return true;
-  return false;
-}
-
-/** An abort that the work did not ask for: the browser closes a database so when it loses it. */
-export function isAborted(error: unknown): boolean {
-  for (const { name } of within(error)) if (name === "AbortError") return true;
-  return false;
+/**
+ * What an error of the database means: StorageFull; `closed`, the connection was closed or the transaction aborted under the
+ * work, which may go well after opening again; or the error itself.
+ */
+export function meaning(error: unknown): Deposed | StorageFull | StorageGone | "closed" | unknown {
+  if (error instanceof Deposed || error instanceof StorageFull || error instanceof StorageGone) return error;
+  if (full(error)) return new StorageFull("no room in the browser's storage", { cause: error });
+  for (const { name } of within(error)) if (CLOSED.has(String(name))) return "closed";
+  return error;
 }

@@ -6,7 +6,7 @@
 import type { Dexie, Table } from "dexie";
 import type { StageSink } from "../copy/assembler.ts";
 import type { Layout } from "../copy/layout.ts";
-import { Deposed, isFull, StorageFull } from "./errors.ts";
+import { Deposed } from "./errors.ts";
 import { HEAD, readHead, STAGING } from "./head.ts";
 
 /** Estimated bytes of staged rows that are kept in memory. */
@@ -74,7 +74,7 @@ export class Staging implements StageSink {
     return [...this.stages.keys()];
   }
 
-  /** Resolves when nothing is being written; throws what kept rows from being written. */
+  /** Resolves when nothing is being written; throws once what kept rows from being written, which stay in memory. */
   async settled(): Promise<void> {
     while (this.writing) await this.writing;
     if (this.failure !== null) {
@@ -136,7 +136,7 @@ export class Staging implements StageSink {
         }
       }
     } catch (error) {
-      this.failure = isFull(error) ? new StorageFull("no room for a snapshot", { cause: error }) : error;
+      this.failure = error;
     }
   }
 

@@ -11,7 +11,7 @@ import { type ValueOptions, valuesText } from "../copy/values.ts";
 import { applyCommits, missing, remade, type Applied, type Context } from "./apply.ts";
 import { type Backend, Connection } from "./connection.ts";
 import { digest, type Digest } from "./digest.ts";
-import { Deposed, isAborted, isClosed, isFull, StorageFull, StorageGone } from "./errors.ts";
+import { meaning, StorageFull, StorageGone } from "./errors.ts";
 import { HEAD, identity, identityOf, readHead, STAGING, writeHead, type Head } from "./head.ts";
 import { checkDefinition, fits, storesOf, upgrade, type Edit } from "./layout.ts";
 import { merge } from "./merge.ts";
@@ -70,7 +70,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       return store;
     } catch (error) {
       store.close();
-      if (!isClosed(error) && !isAborted(error) && !isFull(error)) throw error;
+      if (!(error instanceof StorageGone || error instanceof StorageFull)) throw error;
     }
   }
   const { memory } = await import("./fake.ts");
@@ -105,8 +105,10 @@ class LiveStore implements Store {
   }
 
   async start(): Promise<void> {
-    await this.connection.create();
-    await this.connection.open();
+    await this.connection.create().catch((error: unknown) => {
+      const met = meaning(error);
+      throw met === "closed" ? new StorageGone("the browser's storage cannot be opened", { cause: error }) : met;
+    });
     await this.shape();
     await this.run(() => this.db.transaction("rw", [HEAD, STAGING], async () => {
       const head = await readHead(this.db.table(HEAD));
@@ -184,10 +186,10 @@ class LiveStore implements Store {
 
   async apply(commits: Commit[]): Promise<Applied> {
     if (commits.length === 0) return { tables: [], skipped: [], layout: false };
-    await this.stage.settled();
     const works = merge(commits, this.values);
     let layout = false;
     return this.run(async () => {
+      await this.stage.settled();
       const context = this.context();
       const head = await readHead(this.db.table(HEAD));
       if (missing(works, head, context).length > 0) {
@@ -278,9 +280,8 @@ class LiveStore implements Store {
         await this.connection.open();
         return await work();
       } catch (error) {
-        if (error instanceof Deposed || error instanceof StorageFull || error instanceof StorageGone) throw error;
-        if (isFull(error)) throw new StorageFull("no room in the browser's storage", { cause: error });
-        if (!isClosed(error) && !isAborted(error)) throw error;
+        const met = meaning(error);
+        if (met !== "closed") throw met;
         // Upgrades by other tabs end some time; what else closes a connection may go on for ever.
         if (this.connection.yielded === yielded && ++tries === TRIES) {
           throw new StorageGone("the browser's storage does not work", { cause: error });

@@ -133,20 +133,20 @@ async function staged(page, rows, stageBytes) {
         store.stage.append("orders", message);
         await pause();
       }
-      await store.apply([{ cursor: "1", time: "", tables: [whole], verify: [] }]);
+      await store.apply([{ cursor: "1", time: "", tables: [whole], ready: ["orders", "shared"], verify: [] }]);
     });
     const count = await store.db.table("orders").count();
     if (count !== rows) throw new Error(`${count} rows instead of ${rows}`);
     const change = (n) => Array.from({ length: n }, (_, i) => ({ op: "update", key: [String(i * 3)], set: { tags: ["b"] } }));
     const apply = (cursor, changes) =>
-      store.apply([{ cursor, time: "", tables: [{ name: "orders", layout, replace: false, changes }], verify: [] }]);
+      store.apply([{ cursor, time: "", tables: [{ name: "orders", layout, replace: false, changes }], ready: ["orders", "shared"], verify: [] }]);
     const small = await watch(async () => { for (let i = 0; i < 100; i++) await apply(`s${i}`, change(10)); });
     const large = await watch(() => apply("l", change(20_000)));
     const digest = await watch(async () => { window.digest = await store.digest("orders", 256); });
     const again = await watch(async () => {
       store.stage.begin("orders", layout);
       for (const message of messages) store.stage.append("orders", message);
-      await store.apply([{ cursor: "2", time: "", tables: [whole], verify: [] }]);
+      await store.apply([{ cursor: "2", time: "", tables: [whole], ready: ["orders", "shared"], verify: [] }]);
     });
     const head = await store.head();
     if (head.cursor !== "2" || !head.tables.orders.ready) throw new Error("the head is not at the commit");
@@ -186,7 +186,7 @@ async function twoTabs() {
     window.store.stage.begin("shared", window.layout);
     window.store.stage.append("shared", [window.rowOf(1), window.rowOf(2)]);
     const table = { name: "shared", layout: window.layout, replace: true, changes: [] };
-    await window.store.apply([{ cursor: "1", time: "", tables: [table], verify: [] }]);
+    await window.store.apply([{ cursor: "1", time: "", tables: [table], ready: ["orders", "shared"], verify: [] }]);
   });
   // Both change the indexes of one table again and again, while the leader goes on applying.
   const upgrades = (page) => page.evaluate(async () => {
@@ -195,7 +195,7 @@ async function twoTabs() {
   const applies = one.evaluate(async () => {
     for (let i = 3; i < 103; i++) {
       const table = { name: "shared", layout: window.layout, replace: false, changes: [{ op: "insert", row: window.rowOf(i) }] };
-      const { skipped } = await window.store.apply([{ cursor: String(i), time: "", tables: [table], verify: [] }]);
+      const { skipped } = await window.store.apply([{ cursor: String(i), time: "", tables: [table], ready: ["orders", "shared"], verify: [] }]);
       if (skipped.length > 0) throw new Error("skipped");
     }
   });
