@@ -13,7 +13,8 @@ GRANT SELECT ON pgbench_accounts, pgbench_branches, pgbench_tellers, pgbench_his
 CREATE ROLE authenticator LOGIN NOINHERIT;
 CREATE ROLE manager NOLOGIN;
 CREATE ROLE clerk NOLOGIN;
-GRANT web_anon, manager, clerk TO authenticator;
+CREATE ROLE member NOLOGIN;
+GRANT web_anon, manager, clerk, member TO authenticator;
 
 CREATE EXTENSION whagons_rte;
 SELECT rte.register_table('pgbench_accounts');

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """`make run`: a throw-away server with live tables under a gentle load, until Ctrl-C.
 
-It has two views: pgbench's tables, which anybody may read, and the orders of two shops as four people with different
-rights see them, each with a token that is made here.
+It has an application, made with the browser client (examples/tasks), with a backend of its own; and pages that the gateway
+serves: the dashboard, pgbench's tables, which anybody may read, and the orders of two shops as four people with different rights
+see them, each with a token that is made here.
 
 Everything lives in one temporary directory and in child processes of this script. When it ends, for whatever
 reason it still can act on, both are gone. If it is killed outright, the kernel tells its children.
@@ -32,18 +33,24 @@ from pathlib import Path
 from toolchain import ROOT, Failure, cli, find_pg_config, give_to_postgres, home, install, locked, run, say, unprivileged
 
 FIRST_PORT = 8082
+FIRST_APP_PORT = 8092
 TRANSACTIONS_PER_SECOND = 20
 # To be followed with the eye.
 EVENTS_OF_A_SHOP_PER_SECOND = 0.5
+EVENTS_ON_THE_BOARDS_PER_SECOND = 0.8
 A_DAY_S = 24 * 3600
 A_YEAR_S = 365 * A_DAY_S
 DATABASE = "postgres"
 # Tenants, and the databases of the same names.
 SHOPS = ["acme", "globex"]
-# By database: what pgbench is told, and its standard input.
+# What pgbench is told, and its standard input.
 TABLES_LOAD = ["-c", "2", "-R", str(TRANSACTIONS_PER_SECOND), "-M", "prepared"], os.devnull
 SHOP_LOAD = ["-c", "1", "-R", str(EVENTS_OF_A_SHOP_PER_SECOND), "-f", "-"], ROOT / "sql/demo_shop_load.sql"
-LOADS = {DATABASE: TABLES_LOAD, **{shop: SHOP_LOAD for shop in SHOPS}}
+TASKS_LOAD = ["-c", "1", "-R", str(EVENTS_ON_THE_BOARDS_PER_SECOND), "-f", "-"], ROOT / "sql/demo_tasks_load.sql"
+# By name: the database, and its load.
+LOADS = {"tables": (DATABASE, TABLES_LOAD)}
+LOADS |= {f"{shop}-orders": (shop, SHOP_LOAD) for shop in SHOPS}
+LOADS |= {f"{shop}-tasks": (shop, TASKS_LOAD) for shop in SHOPS}
 START_LIMIT_S = 60
 
 # The panes of the second view: what the tokens claim. The policies in sql/demo_shop.sql go by it.
@@ -68,6 +75,8 @@ rte.landlord_database = '{database}'
 rte.anon_role = 'web_anon'
 rte.listen_addresses = '127.0.0.1'
 rte.port = {port}
+# The application comes from another port, which is another origin.
+rte.allowed_origins = 'http://127.0.0.1:{app_port}, http://localhost:{app_port}'
 # Who may come with a token: whoever can sign one with this secret, as a role that is granted to the authenticator.
 rte.jwt_secret = '{secret}'
 rte.authenticator_role = 'authenticator'
@@ -82,7 +91,8 @@ class Demo:
 
     def __init__(self, bindir):
         self.bindir = bindir
-        self.port = free_port()
+        self.port = free_port(FIRST_PORT)
+        self.app_port = free_port(FIRST_APP_PORT)
         self.secret = secrets.token_hex(32)
         self.compare = compare_path(self.secret)
         # Short, because the path of a socket has an upper limit of about a hundred bytes.
@@ -90,6 +100,7 @@ class Demo:
         give_to_postgres(self.directory)
         self.log = self.directory / "server.log"
         self.server = None
+        self.app = None
         self.loads = {}
 
     def environment(self):
@@ -129,8 +140,8 @@ class Demo:
         data = self.directory / "data"
         self.program("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
         with open(data / "postgresql.conf", "a") as file:
-            values = {"directory": self.directory, "database": DATABASE, "port": self.port, "secret": self.secret}
-            file.write(SETTINGS.format(**values))
+            values = {"directory": self.directory, "database": DATABASE, "secret": self.secret}
+            file.write(SETTINGS.format(port=self.port, app_port=self.app_port, **values))
 
     def start_server(self):
         self.log.touch()
@@ -145,26 +156,44 @@ class Demo:
         for shop in SHOPS:
             self.program("createdb", *self.where(), shop)
             self.script("demo_shop.sql", shop)
+            self.script("demo_tasks.sql", shop)
         # Nothing in them needs quoting. Not as arguments, which everybody on the machine can read.
         self.script("demo_tenants.sql", before=f"\\set title '{COMPARE_TITLE}'\n\\set address '{self.compare}'\n")
 
     def start_loads(self):
         """Starts what does not run: at first all, later what ended because the server crashed and came back."""
-        for database, (options, script) in LOADS.items():
-            if database not in self.loads or self.loads[database].poll() is not None:
+        for name, (database, (options, script)) in LOADS.items():
+            if name not in self.loads or self.loads[name].poll() is not None:
                 arguments = [*self.where(), "-n", *options, "-T", str(A_YEAR_S), database]
-                log = self.directory / f"load-{database}.log"
+                log = self.directory / f"load-{name}.log"
                 with open(script) as stdin:
-                    self.loads[database] = self.start("pgbench", arguments, log, signal.SIGTERM, stdin)
+                    self.loads[name] = self.start("pgbench", arguments, log, signal.SIGTERM, stdin)
+
+    def start_app(self):
+        """The application's backend. As whoever we are: it reads the clone, where the postgres user may not."""
+        command = [sys.executable, ROOT / "examples/tasks/server.py", "--port", str(self.app_port)]
+        command += ["--gateway", f"http://127.0.0.1:{self.port}", "--psql", self.bindir / "psql", "--host", self.directory]
+        for shop in SHOPS:
+            command += ["--tenant", shop]
+        with open(self.directory / "app.log", "ab") as output:
+            self.app = subprocess.Popen(
+                [str(part) for part in command],
+                env={**self.environment(), "RTE_JWT_SECRET": self.secret},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+            )
 
     def answers_sql(self):
         with contextlib.suppress(Failure):
             return self.program("psql", *self.where(), "-d", DATABASE, "-X", "-A", "-t", "-c", "SELECT 1") == "1"
         return False
 
-    def answers_http(self):
+    def answers_http(self, port, path):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
                 return answer.status == 200
         except (urllib.error.URLError, OSError):
             return False
@@ -174,12 +203,14 @@ class Demo:
         while not condition():
             if self.server.poll() is not None:
                 raise Failure(f"the server ended while we waited for {what}\n{self.end_of_log()}")
+            if self.app and self.app.poll() is not None:
+                raise Failure(f"the application's backend ended while we waited for {what}\n{self.end_of_log('app.log')}")
             if time.monotonic() > until:
                 raise Failure(f"{what} did not answer within {START_LIMIT_S} s\n{self.end_of_log()}")
             time.sleep(0.1)
 
-    def end_of_log(self):
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
+    def end_of_log(self, name="server.log"):
+        return "\n".join((self.directory / name).read_text(errors="replace").splitlines()[-25:])
 
     def watch(self):
         """Returns when the server has ended or whoever started us is gone; keeps the loads running until then."""
@@ -190,16 +221,19 @@ class Demo:
             # After a crash that somebody tries out, the server comes back by itself, and so do the loads.
             if any(load.poll() is not None for load in self.loads.values()) and self.answers_sql():
                 self.start_loads()
+            if self.app.poll() is not None:
+                self.start_app()
             time.sleep(0.5)
         raise Failure(f"the server ended\n{self.end_of_log()}")
 
     def stop(self):
         say("stopping")
-        for load in self.loads.values():
-            load.terminate()
-        for load in self.loads.values():
+        others = [*self.loads.values(), *([self.app] if self.app else [])]
+        for other in others:
+            other.terminate()
+        for other in others:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                load.wait(5)
+                other.wait(5)
         if self.server:
             # Fast, immediate, and last the one that leaves Postgres no say.
             for sign, patience in ((signal.SIGINT, 20), (signal.SIGQUIT, 10), (signal.SIGKILL, 5)):
@@ -207,10 +241,10 @@ class Demo:
                     self.server.send_signal(sign)
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self.server.wait(patience)
-        for load in self.loads.values():
-            if load.poll() is None:
-                load.kill()
-                load.wait()
+        for other in others:
+            if other.poll() is None:
+                other.kill()
+                other.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():
             print(f"could not remove {self.directory}", file=sys.stderr)
@@ -252,14 +286,14 @@ def die_with_parent(sign):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(sign))
 
 
-def free_port():
-    for port in range(FIRST_PORT, FIRST_PORT + 100):
+def free_port(first):
+    for port in range(first, first + 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
                 return port
-    raise Failure(f"no free port from {FIRST_PORT} to {FIRST_PORT + 99}")
+    raise Failure(f"no free port from {first} to {first + 99}")
 
 
 def token(secret, claims):
@@ -287,24 +321,28 @@ def tell(demo):
     address = f"http://127.0.0.1:{demo.port}"
     print(
         f"""
-  Open this in a browser:   {address}/
+  An application    http://127.0.0.1:{demo.app_port}/
+  The dashboard     {address}/
+  Tables, live      {address}/tables
 
-  pgbench's four tables change there as {TRANSACTIONS_PER_SECOND} transactions a second commit. Change something yourself:
+  Open the application in two windows, as two people. Hand a board to the leads while you look: it leaves Bob's copy with all
+  its tasks and comments in one commit, and stays in Alice's.
+
+    {psql} acme \\
+      -c "UPDATE boards SET team = 'leads' WHERE title = 'Office move'"
+
+  The tables are pgbench's, in which {TRANSACTIONS_PER_SECOND} transactions a second commit. Change something yourself:
 
     {psql} {DATABASE} \\
       -c "UPDATE pgbench_branches SET bbalance = 0"
 
-  A link at the top of the page leads to two tenants and two users of each, with different rights, side by side. Hand all
-  orders of a shop to one clerk while you look, or let its clerks see what items cost:
+  A link at the top of their page leads to the orders of two tenants, as two users of each with different rights see them, side by
+  side. Hand all orders of a shop to one clerk, or let its clerks see what items cost:
 
     {psql} acme \\
       -c "UPDATE orders SET handled_by = 'carl'"
     {psql} acme \\
       -c "GRANT SELECT (cost) ON orders TO clerk"
-
-  The link, with a token for each of the four that is good for a day:
-
-{address}{demo.compare}
 
   What the server says: {demo.log}
   Ctrl-C stops all of it and removes it.
@@ -344,7 +382,9 @@ def main():
             demo.start_server()
             demo.fill()
         demo.start_loads()
-        demo.wait_for("the gateway", demo.answers_http)
+        demo.start_app()
+        demo.wait_for("the gateway", lambda: demo.answers_http(demo.port, "/health"))
+        demo.wait_for("the application", lambda: demo.answers_http(demo.app_port, "/api/companies"))
         tell(demo)
         demo.watch()
     except KeyboardInterrupt:

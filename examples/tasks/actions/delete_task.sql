@@ -1,0 +1,2 @@
+DELETE FROM tasks WHERE id = :'task'::int
+RETURNING id;

@@ -1,0 +1,144 @@
+// The page: who is here, which board is on show, and the one connection that everything reads from.
+//
+// The address says all of it (#/company/person/board/task), so that two windows can be two people and a reload comes back.
+
+import { companies, Session } from "./backend.js";
+import { Board } from "./board.js";
+import { badge, byId, h, write } from "./dom.js";
+import { Found } from "./search.js";
+import { Status } from "./status.js";
+import { Panel } from "./task.js";
+
+const known = await companies().catch(() => null);
+/** The visit under way: {session, rte, status, board, panel, stops}. */
+let visit = null;
+
+function place() {
+  const [tenant = "", user = "", board = "", task = ""] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  return { tenant, user, board: Number(board) || null, task: Number(task) || null };
+}
+
+/** The address of a board or task of this visit. */
+function at(board, task) {
+  const { tenant, user } = visit.session;
+  return `#/${[tenant, user, board, task].filter((part) => part !== null && part !== undefined).map(encodeURIComponent).join("/")}`;
+}
+
+function welcome() {
+  byId("app").hidden = true;
+  byId("welcome").hidden = false;
+  document.title = "Tasks";
+  if (!known) {
+    byId("companies").replaceChildren(h("p", { className: "nothing" }, "The example's backend does not answer. Is it running?"));
+    return;
+  }
+  byId("companies").replaceChildren(...known.companies.map(({ tenant, people }) => h("section", {},
+    h("h2", {}, title(tenant)),
+    h("ul", {}, ...people.map((person) => h("li", {}, h("a", { href: `#/${tenant}/${person.id}` },
+      badge(person), h("span", {}, h("b", {}, person.name), h("small", {}, person.teams.includes("leads") ? "Sees all boards" : "Does not see the leads’ board")))))))));
+}
+
+const title = (tenant) => tenant[0].toUpperCase() + tenant.slice(1);
+
+async function enter(tenant, user) {
+  const session = new Session(tenant, user);
+  const { connect } = await import(`${known.gateway}/client.js`);
+  const rte = await connect({
+    url: known.gateway,
+    tenant,
+    user,
+    token: () => session.token(),
+    tables: {
+      users: {},
+      boards: {},
+      tasks: { indexes: ["board_id", "state"] },
+      comments: { indexes: ["task_id"] },
+    },
+  });
+  visit = { session, rte, users: new Map(), boards: [], stops: [] };
+  visit.status = new Status(rte, session, leave);
+  visit.panel = new Panel(rte, session, { users: visit.users, close: () => { location.hash = at(place().board); } });
+  visit.board = new Board(rte, session, { users: visit.users, open: (task) => { location.hash = at(place().board, task); } });
+  visit.found = new Found(rte, { users: visit.users, boards: () => visit.boards, open: (board, task) => { location.hash = at(board, task); } });
+  visit.stops.push(
+    rte.tables.users.live((users) => users.toArray(), (rows) => {
+      visit.users.clear();
+      for (const row of rows) visit.users.set(row.id, row);
+      byId("me").replaceChildren(badge(visit.users.get(user)));
+      byId("me").setAttribute("aria-label", `${visit.users.get(user)?.name ?? user}: log in as somebody else`);
+      visit.board.draw();
+      visit.panel.draw();
+    }),
+    rte.live(async () => {
+      const boards = await rte.tables.boards.toArray();
+      const counts = await Promise.all(boards.map((board) => rte.tables.tasks.where({ board_id: board.id }).count()));
+      return boards.map((board, i) => ({ ...board, count: counts[i] }));
+    }, (boards) => {
+      visit.boards = boards.sort((a, b) => a.archived - b.archived || a.id - b.id);
+      show();
+    }),
+    rte.live(() => Promise.all([rte.tables.tasks.count(), rte.tables.tasks.where({ state: "done" }).count(), rte.tables.comments.count()]),
+      ([tasks, done, comments]) => {
+        const n = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
+        write(byId("counts"), `${n(tasks, "task")} (${done.toLocaleString("en")} done) and ${n(comments, "comment")} in this browser`);
+      }),
+  );
+}
+
+/** Ends the visit. Of its copy nothing remains where that is wanted. */
+async function leave(forget) {
+  if (!visit) return;
+  const { rte, board, panel, found, status, stops } = visit;
+  visit = null;
+  for (const part of [board, panel, found, status]) part.close();
+  for (const stop of stops) stop();
+  if (forget) {
+    await rte.clear();
+    location.hash = "#/";
+  }
+  await rte.close();
+}
+
+/** Shows what the address names. */
+function show() {
+  if (!visit) return;
+  const { board, task } = place();
+  const shown = visit.boards.find(({ id }) => id === board);
+  byId("boards").replaceChildren(...visit.boards.map(({ id, title: name, team, count }) => {
+    const link = h("a", { href: at(id) }, name, team === "leads" ? h("span", { className: "lock", title: "Leads only" }, "leads") : null,
+      h("span", { className: "count" }, count.toLocaleString("en")));
+    if (id === board) link.setAttribute("aria-current", "page");
+    return link;
+  }));
+  if (!shown && visit.boards.length) {
+    // None is named yet, or it was taken out of this person's sight.
+    visit.status.tell(board ? "That board is not yours to see any more." : "");
+    history.replaceState(null, "", at(visit.boards[0].id));
+    show();
+    return;
+  }
+  if (!shown) return;
+  write(byId("title"), shown.title);
+  document.title = `${shown.title} · ${title(visit.session.tenant)}`;
+  visit.board.show(shown);
+  visit.panel.show(task);
+}
+
+async function follow() {
+  const { tenant, user } = place();
+  const same = visit && visit.session.tenant === tenant && visit.session.user === user;
+  if (same) { show(); return; }
+  await leave(false);
+  if (!known?.companies.some((company) => company.tenant === tenant && company.people.some(({ id }) => id === user))) { welcome(); return; }
+  byId("welcome").hidden = true;
+  byId("app").hidden = false;
+  write(byId("company"), title(tenant));
+  await enter(tenant, user);
+  show();
+}
+
+let turn = Promise.resolve();
+const next = () => { turn = turn.then(follow).catch((error) => { byId("banner").hidden = false; byId("banner").textContent = `This did not work: ${error.message}`; throw error; }); };
+addEventListener("hashchange", next);
+next();
+navigator.serviceWorker?.register("/sw.js").catch(() => {});

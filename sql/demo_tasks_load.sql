@@ -1,0 +1,51 @@
+-- What the simulated people do on the boards, for pgbench: one thing at a time, slow enough to follow with the eye.
+\set what random(1, 20)
+\if :what <= 9
+-- Somebody takes a task one column on, to its top. What is done begins anew, now and then.
+UPDATE tasks t
+SET state = CASE t.state WHEN 'todo' THEN 'doing' WHEN 'doing' THEN 'review' WHEN 'review' THEN 'done' ELSE 'todo' END,
+    position = (SELECT min(position) FROM tasks) - 1,
+    changed_by = p.who, changed_at = now()
+FROM (SELECT t.id, (SELECT u.id FROM users u WHERE u.simulated AND t.team = ANY (u.teams) ORDER BY random() LIMIT 1) AS who
+      FROM tasks t JOIN boards b ON b.id = t.board_id
+      WHERE NOT b.archived AND (t.state <> 'done' OR random() < 0.7) ORDER BY random() LIMIT 1) AS p
+WHERE t.id = p.id;
+\elif :what <= 14
+-- Somebody says something. Of each task's talk the last eight stay.
+BEGIN;
+WITH said AS (
+    INSERT INTO comments (task_id, team, author, body)
+    SELECT t.id, t.team, (SELECT u.id FROM users u WHERE u.simulated AND t.team = ANY (u.teams) ORDER BY random() LIMIT 1),
+           (ARRAY['On it.', 'Done on my side.', 'Who can help with this?', 'I will be late with it.', 'Agreed.', 'See the notes of Monday.',
+                  'Half of it is there.', 'Could we make this smaller?'])[1 + floor(random() * 8)::int]
+    FROM tasks t JOIN boards b ON b.id = t.board_id WHERE NOT b.archived AND t.state <> 'done' ORDER BY random() LIMIT 1
+    RETURNING task_id)
+DELETE FROM comments WHERE id IN (SELECT c.id FROM comments c JOIN said USING (task_id) ORDER BY c.id DESC OFFSET 7);
+END;
+\elif :what <= 18
+-- A task changes hands.
+UPDATE tasks t SET assignee = p.new, changed_by = p.who, changed_at = now()
+FROM (SELECT t.id, (SELECT u.id FROM users u WHERE t.team = ANY (u.teams) AND u.id IS DISTINCT FROM t.assignee ORDER BY random() LIMIT 1) AS new,
+             (SELECT u.id FROM users u WHERE u.simulated AND t.team = ANY (u.teams) ORDER BY random() LIMIT 1) AS who
+      FROM tasks t JOIN boards b ON b.id = t.board_id WHERE NOT b.archived AND t.state <> 'done' ORDER BY random() LIMIT 1) AS p
+WHERE t.id = p.id;
+\else
+-- A new task; of a board's done ones the last six stay, and others go to the archive.
+BEGIN;
+INSERT INTO tasks (board_id, team, title, position, changed_by)
+SELECT b.id, b.team,
+       (ARRAY['Ask about', 'Prepare', 'Tidy up', 'Decide on', 'Try out'])[1 + floor(random() * 5)::int] || ' ' ||
+       (ARRAY['the guest list', 'the new scanner', 'a second supplier', 'the summer party', 'the invoices', 'the backup plan'])[1 + floor(random() * 6)::int],
+       (SELECT min(position) FROM tasks) - 1,
+       (SELECT u.id FROM users u WHERE u.simulated AND b.team = ANY (u.teams) ORDER BY random() LIMIT 1)
+FROM boards b WHERE NOT b.archived AND (SELECT count(*) FROM tasks t WHERE t.board_id = b.id) < 22 ORDER BY random() LIMIT 1;
+UPDATE tasks t SET board_id = a.id, team = a.team, changed_at = now()
+FROM boards a
+WHERE a.archived AND t.id IN (
+    SELECT d.id FROM (
+        SELECT t.id, row_number() OVER (PARTITION BY t.board_id ORDER BY t.changed_at DESC) AS place
+        FROM tasks t JOIN boards b ON b.id = t.board_id
+        WHERE NOT b.archived AND b.team = a.team AND t.state = 'done') AS d
+    WHERE d.place > 6);
+END;
+\endif
