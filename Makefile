@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE = 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run                      a throw-away server with live tables, and a page to watch them"
+	@echo "make run                      a throw-away server with an application, a dashboard, and tables to watch"
 	@echo "make run PG_CONFIG=…          the same with your own Postgres"
 	@echo "make install PG_CONFIG=…      build the release library and install it into that Postgres"
 	@echo "make test [PG=\"15 16 18\"]     all checks and tests"
