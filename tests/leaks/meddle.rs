@@ -1,45 +1,61 @@
 //! Access that changes at random: grants, policies, row-level security, memberships, membership tables.
 
-use crate::tables::{HIDDEN, SECRET_TABLE, Table, expand};
+use crate::realm::Realm;
+use crate::tables::{Table, expand};
 use rte_testkit::Dice;
 
-/// Statements of one transaction. Those that lock the table are told by `true`: open transactions are ended before.
-pub fn change(tables: &[Table], dice: &mut Dice) -> (String, bool) {
+/// What a change concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// The rights of one database.
+    Rights,
+    /// A table, which it locks: open transactions are ended before.
+    Table,
+    /// Roles, which all databases have in common.
+    Roles,
+}
+
+/// Statements of one transaction.
+pub fn change(realm: &Realm, tables: &[Table], dice: &mut Dice) -> (String, Of) {
     let table = &tables[dice.usize(..tables.len())];
     let name = table.name;
     let role = ["member", "manager", "auditor", "web_anon"][dice.usize(..4)];
-    let forbidden = name == SECRET_TABLE && matches!(role, "auditor" | "web_anon");
-    let column = [HIDDEN, "note", "big", "wide", "v", "team", "owner"][dice.usize(..7)];
+    let forbidden = name == realm.secret && matches!(role, "auditor" | "web_anon");
+    let column = [realm.hidden, "note", "big", "wide", "v", "team", "owner"][dice.usize(..7)];
     match dice.u32(..100) {
         // With the tenant, by which this test itself tells rows apart.
-        0..=11 if !forbidden => (format!("GRANT SELECT ({column}, id, part, tenant) ON {name} TO {role}"), false),
-        12..=23 => (format!("REVOKE SELECT ({column}) ON {name} FROM {role}"), false),
-        24..=31 if !forbidden => (format!("GRANT SELECT ON {name} TO {role}"), false),
-        32..=37 => (format!("REVOKE SELECT ON {name} FROM {role}"), false),
+        0..=11 if !forbidden => (format!("GRANT SELECT ({column}, id, part, tenant) ON {name} TO {role}"), Of::Rights),
+        12..=23 => (format!("REVOKE SELECT ({column}) ON {name} FROM {role}"), Of::Rights),
+        24..=31 if !forbidden => (format!("GRANT SELECT ON {name} TO {role}"), Of::Rights),
+        32..=37 => (format!("REVOKE SELECT ON {name} FROM {role}"), Of::Rights),
         38..=45 => {
             let names = ["ann", "bob", "dan", "eve", "carl"];
             let (who, team, table) = (names[dice.usize(..5)], dice.u32(1..4), ["team_member", "crew"][dice.usize(..2)]);
             match dice.u32(..4) {
-                0 => (format!("DELETE FROM {table} WHERE name = '{who}'"), false),
-                1 => {
-                    (format!("UPDATE {table} SET team = team % 3 + 1 WHERE (SELECT count(*) FROM {table}) < 2"), false)
-                }
-                _ => (format!("INSERT INTO {table} VALUES ('{who}', {team}) ON CONFLICT DO NOTHING"), false),
+                0 => (format!("DELETE FROM {table} WHERE name = '{who}'"), Of::Rights),
+                1 => (
+                    format!("UPDATE {table} SET team = team % 3 + 1 WHERE (SELECT count(*) FROM {table}) < 2"),
+                    Of::Rights,
+                ),
+                _ => (format!("INSERT INTO {table} VALUES ('{who}', {team}) ON CONFLICT DO NOTHING"), Of::Rights),
             }
         }
         46..=55 => {
             let (group, role) =
                 (["vip", "manager", "auditor"][dice.usize(..3)], ["member", "web_anon"][dice.usize(..2)]);
             let words = [format!("GRANT {group} TO {role}"), format!("REVOKE {group} FROM {role}")];
-            (words[dice.usize(..2)].clone(), false)
+            (words[dice.usize(..2)].clone(), Of::Roles)
         }
-        56..=58 => (format!("ALTER ROLE service {}", pick(dice, ["BYPASSRLS", "NOBYPASSRLS"])), false),
-        59..=65 => {
-            (format!("ALTER TABLE {name} {} ROW LEVEL SECURITY", pick(dice, ["ENABLE", "ENABLE", "DISABLE"])), true)
+        56..=58 => (format!("ALTER ROLE service {}", pick(dice, ["BYPASSRLS", "NOBYPASSRLS"])), Of::Roles),
+        59..=65 => (
+            format!("ALTER TABLE {name} {} ROW LEVEL SECURITY", pick(dice, ["ENABLE", "ENABLE", "DISABLE"])),
+            Of::Table,
+        ),
+        _ if table.is_timed() => (format!("REVOKE SELECT (note) ON {name} FROM {role}"), Of::Rights),
+        66..=68 => (format!("ALTER TABLE {name} {} ROW LEVEL SECURITY", pick(dice, ["FORCE", "NO FORCE"])), Of::Table),
+        69..=71 => {
+            (format!("ALTER TABLE {name} OWNER TO {}", pick(dice, ["postgres", "postgres", "manager"])), Of::Table)
         }
-        _ if table.is_timed() => (format!("REVOKE SELECT (note) ON {name} FROM {role}"), false),
-        66..=68 => (format!("ALTER TABLE {name} {} ROW LEVEL SECURITY", pick(dice, ["FORCE", "NO FORCE"])), true),
-        69..=71 => (format!("ALTER TABLE {name} OWNER TO {}", pick(dice, ["postgres", "postgres", "manager"])), true),
         72..=80 => {
             let using = ["team = 1", "open", "owner = {name}", "tenant = {claims} ->> 'tenant'", "length(wide) > 100"];
             let using = expand(using[dice.usize(..using.len())], name);
@@ -48,14 +64,14 @@ pub fn change(tables: &[Table], dice: &mut Dice) -> (String, bool) {
                 format!(
                     "DROP POLICY IF EXISTS extra ON {name}; CREATE POLICY extra ON {name} {kind} FOR SELECT TO {role} USING ({using})"
                 ),
-                true,
+                Of::Table,
             )
         }
-        81..=86 => (format!("DROP POLICY IF EXISTS extra ON {name}"), true),
-        87..=93 => (format!("DROP POLICY IF EXISTS p ON {name}; {}", again(table)), true),
+        81..=86 => (format!("DROP POLICY IF EXISTS extra ON {name}"), Of::Table),
+        87..=93 => (format!("DROP POLICY IF EXISTS p ON {name}; {}", again(table)), Of::Table),
         // Nobody could look while a writer's transaction held its lock.
-        94..=96 => (format!("TRUNCATE {name}"), true),
-        _ => (format!("DROP POLICY IF EXISTS few ON {name}"), true),
+        94..=96 => (format!("TRUNCATE {name}"), Of::Table),
+        _ => (format!("DROP POLICY IF EXISTS few ON {name}"), Of::Table),
     }
 }
 

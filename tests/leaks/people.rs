@@ -4,6 +4,7 @@
 //! that joins, its snapshot and what happened meanwhile may be older than other subscriptions' commits: they are from the
 //! state on in which it was answered.
 
+use crate::realm::Realm;
 use rte_testkit::witness::Entitled;
 use rte_testkit::{Actor, Client, Copy, Row, State, Step, Watch};
 use serde_json::{Value, json};
@@ -11,9 +12,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Everybody whom clients act as.
-pub fn actors() -> Vec<Actor> {
+/// Everybody whom clients of a realm act as. Who has a tenant of its own has its token.
+pub fn actors(realm: &Realm) -> Vec<Actor> {
     let actor = |role: &str, name: &str, tenant: &str, tenants: &[&str]| {
+        let own = |tenant: &str| realm.tenant.filter(|_| tenant == "a").unwrap_or(tenant).to_owned();
+        let tenants: Vec<String> = tenants.iter().map(|tenant| own(tenant)).collect();
+        let tenant = realm.tenant.unwrap_or(tenant);
         let sub = format!("{:032x}", md5(name));
         Actor::new(role, json!({"name": name, "sub": sub, "tenant": tenant, "tenants": tenants}))
     };
@@ -102,14 +106,17 @@ pub struct Person {
     /// The last frames, for messages.
     pub lately: VecDeque<String>,
     pub away: bool,
+    /// Whether it has come from another realm, with what it held there.
+    pub is_strange: bool,
 }
 
 impl Person {
-    pub fn new(port: u16, name: &str, actor: usize, actors: &[Actor], state: i32) -> Self {
+    pub fn new(port: u16, name: &str, realm: &Realm, actor: usize, actors: &[Actor], state: i32) -> Self {
         let mut client = Client::new(port, name);
         let ear = Ear::default();
         client.watch(ear.clone());
         client.options.token = token(&actors[actor]);
+        client.options.tenant = realm.tenant.map(str::to_owned);
         client.copy.ask("kit_barrier", "kit_barrier", None);
         let (wishes, joining) = (BTreeMap::new(), HashMap::new());
         let mut person = Self {
@@ -124,8 +131,11 @@ impl Person {
             probes: 0,
             lately: VecDeque::new(),
             away: false,
+            is_strange: false,
         };
-        person.client.join();
+        // It may be faster than the news of its tenant.
+        person.client.come_back();
+        person.client.errors.clear();
         person
     }
 
@@ -154,6 +164,31 @@ impl Person {
         self.joining.clear();
         self.client.come_back();
         self.listen(entitled);
+    }
+
+    /// Goes to another realm, with cursor and subscriptions of this one, which are worth nothing there.
+    pub fn move_to(&mut self, realm: &Realm, actor: usize, actors: &[Actor], entitled: &[Entitled], state: i32) {
+        self.leave();
+        let (shown, before) = (!self.client.copy.disconnected().is_empty(), self.client.copy.counts.clone());
+        self.client.options.tenant = realm.tenant.map(str::to_owned);
+        (self.at, self.is_strange) = (state, true);
+        *self.ear.mark.lock().expect("marks") = (0, 0);
+        self.come_back(actor, actors, entitled);
+        if shown {
+            self.client.wait_error("INVALID_CURSOR");
+            self.listen(entitled);
+        }
+        assert_eq!(self.client.copy.counts.resumed, before.resumed, "{} goes on elsewhere", self.client.options.name);
+    }
+
+    /// Shows a token of another realm on the open connection, which ends it.
+    pub fn show_foreign_token(&mut self, token: &str, entitled: &[Entitled]) {
+        self.client.send(&json!({"type": "auth", "token": token}));
+        let closed = self.client.wait_closed();
+        self.listen(entitled);
+        assert_eq!(closed.code, Some(4403), "{}: {closed:?}", self.client.options.name);
+        assert_eq!(rte_testkit::witness::tokens(&closed.reason).count(), 0, "{closed:?}");
+        self.leave();
     }
 
     /// Shows the token of somebody else on the open connection.

@@ -2,13 +2,8 @@
 //!
 //! Every row version has tokens of its own: in the key, in `v`, in the hidden column, and in `big` whenever that is written.
 
+use crate::realm::Realm;
 use rte_testkit::Sql;
-use rte_testkit::witness::FIRST_TOKEN;
-
-/// A column that some roles may not read; its name is a token.
-pub const HIDDEN: &str = "c77000000000001";
-/// Never granted to the auditor and to anonymous sessions; its name is a token.
-pub const SECRET_TABLE: &str = "t77000000000002";
 
 pub const ROLES: [&str; 5] = ["member", "manager", "auditor", "service", "web_anon"];
 
@@ -40,7 +35,7 @@ impl Table {
 }
 
 /// `{claims}` stands for the claims as jsonb, `{name}` for the name in them, `$t` for the table.
-pub fn all() -> Vec<Table> {
+pub fn all(realm: &Realm) -> Vec<Table> {
     use Shape::{Composite, Partitioned, Plain};
     let mut all = vec![
         Table::new("claim_equality", Plain, "CREATE POLICY p ON $t USING (tenant = {claims} ->> 'tenant')"),
@@ -86,7 +81,7 @@ pub fn all() -> Vec<Table> {
             "CREATE POLICY p ON $t USING (owner_id = (SELECT auth.uid()) OR tenant = (SELECT auth.jwt() ->> 'tenant') AND open)",
         ),
         Table::new("stored_out_of_line", Plain, "CREATE POLICY p ON $t USING (wide LIKE 'pub%' OR owner = {name})"),
-        Table::new(SECRET_TABLE, Plain, "CREATE POLICY p ON $t USING (owner = {name})"),
+        Table::new(realm.secret, Plain, "CREATE POLICY p ON $t USING (owner = {name})"),
         Table::new("by_tenant", Composite, "ALTER TABLE $t DISABLE ROW LEVEL SECURITY"),
         Table::new("by_tenant_and_policy", Plain, "CREATE POLICY p ON $t USING (open OR owner = {name})"),
     ];
@@ -103,14 +98,21 @@ pub fn expand(policies: &str, table: &str) -> String {
         .replace("{name}", &format!("({claims} ->> 'name')"))
 }
 
-/// Roles, functions, membership tables and the tables themselves, registered, with some rows.
-pub fn create(sql: &mut Sql, tables: &[Table]) {
-    sql.run(&format!(
+/// The roles, which all databases have in common.
+pub fn create_roles(sql: &mut Sql) {
+    sql.run(
         "CREATE ROLE member; CREATE ROLE manager; CREATE ROLE auditor; CREATE ROLE service BYPASSRLS; CREATE ROLE vip;
-         GRANT member, manager, auditor, service TO authenticator;
-         ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE SELECT ON TABLES FROM web_anon;
+         GRANT member, manager, auditor, service TO authenticator",
+    );
+}
+
+/// Functions, membership tables and the tables themselves, registered, with some rows.
+pub fn create(sql: &mut Sql, realm: &Realm, tables: &[Table]) {
+    let Realm { hidden, first, .. } = realm;
+    sql.run(&format!(
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE SELECT ON TABLES FROM web_anon;
          GRANT SELECT ON kit_barrier TO PUBLIC;
-         CREATE SEQUENCE token AS bigint START {};
+         CREATE SEQUENCE token AS bigint START {first};
          CREATE SCHEMA auth; GRANT USAGE ON SCHEMA auth TO PUBLIC;
          CREATE FUNCTION auth.jwt() RETURNS jsonb LANGUAGE sql STABLE AS
              $$ SELECT nullif(current_setting('request.jwt.claims', true), '')::jsonb $$;
@@ -122,10 +124,9 @@ pub fn create(sql: &mut Sql, tables: &[Table]) {
          GRANT SELECT ON team_member, crew TO PUBLIC;
          CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              NEW.v := nextval('token');
-             NEW.{HIDDEN} := 'h' || nextval('token');
+             NEW.{hidden} := 'h' || nextval('token');
              NEW.owner_id := md5(NEW.owner)::uuid;
-             RETURN NEW; END $$",
-        FIRST_TOKEN + 100
+             RETURN NEW; END $$"
     ));
     for table in tables {
         let name = table.name;
@@ -137,7 +138,7 @@ pub fn create(sql: &mut Sql, tables: &[Table]) {
         sql.run(&format!(
             "CREATE TABLE {name} (owner text NOT NULL, part int NOT NULL DEFAULT 1, id bigint DEFAULT nextval('token'), tenant text,
                  team int, open bool NOT NULL DEFAULT false, until timestamptz, owner_id uuid, wide text, big text, note text,
-                 {HIDDEN} text, v bigint, PRIMARY KEY ({key})) {partitions}"
+                 {hidden} text, v bigint, PRIMARY KEY ({key})) {partitions}"
         ));
         if table.shape == Shape::Partitioned {
             sql.run(&format!(
@@ -152,7 +153,7 @@ pub fn create(sql: &mut Sql, tables: &[Table]) {
         sql.run(&expand(table.policies, name));
         for role in ROLES {
             let grant = match role {
-                "auditor" | "web_anon" if name == SECRET_TABLE => continue,
+                "auditor" | "web_anon" if name == realm.secret => continue,
                 "manager" | "service" => String::new(),
                 _ => "(owner, part, id, tenant, team, open, until, owner_id, wide, big, note, v)".to_owned(),
             };
@@ -161,17 +162,18 @@ pub fn create(sql: &mut Sql, tables: &[Table]) {
         let tenant = if table.by_tenant { ", tenant_column => 'tenant'" } else { "" };
         sql.run(&format!("SELECT rte.register_table('{name}'{tenant})"));
         for _ in 0..3 {
-            sql.run(&insert(name, 6));
+            sql.run(&insert(realm, name, 6));
         }
     }
     sql.register("crew");
 }
 
 /// Rows of many owners, tenants, teams and lifetimes. Some values are out of line.
-pub fn insert(table: &str, rows: u32) -> String {
+pub fn insert(realm: &Realm, table: &str, rows: u32) -> String {
+    let tenant = realm.some_tenant();
     format!(
         "INSERT INTO {table} (owner, part, tenant, team, open, until, wide, big)
-         SELECT (ARRAY['ann', 'bob', 'dan', 'eve'])[1 + (random() * 3)::int], 1 + (random() * 1.4)::int, chr(97 + (random() * 2)::int),
+         SELECT (ARRAY['ann', 'bob', 'dan', 'eve'])[1 + (random() * 3)::int], 1 + (random() * 1.4)::int, {tenant},
                 1 + (random() * 2)::int, random() < 0.3, now() + (ARRAY[-3600, 2, 4, 3600])[1 + (random() * 3)::int] * interval '1 second',
                 {WIDE}, CASE WHEN random() < 0.4 THEN {BIG} END
          FROM generate_series(1, {rows}) i"

@@ -1,4 +1,4 @@
-//! The world: writers, people, and what everybody was entitled to in every state.
+//! The world of a realm: writers, people, and what everybody was entitled to in every state.
 //!
 //! States are made one by one, each by one transaction that also sets a mark. Transactions overlap all the same, and several
 //! states are made before anybody looks at them: each is looked at later, in a transaction that began right after it.
@@ -6,10 +6,11 @@
 
 use crate::meddle;
 use crate::people::{Person, Wish, actors};
+use crate::realm::Realm;
 use crate::tables::{self, Table};
 use crate::writer::Writer;
 use rte_testkit::witness::Entitled;
-use rte_testkit::{Actor, Cluster, Dice, Sql, State, patience};
+use rte_testkit::{Actor, Dice, Door, Sql, State, patience};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -25,9 +26,10 @@ struct Seen {
 }
 
 pub struct World {
-    pub cluster: Cluster,
+    pub realm: &'static Realm,
     pub people: Vec<Person>,
-    actors: Vec<Actor>,
+    pub actors: Vec<Actor>,
+    door: Door,
     tables: Vec<Table>,
     sql: Sql,
     /// A session of the authenticator.
@@ -35,10 +37,10 @@ pub struct World {
     eyes: Vec<Sql>,
     writers: Vec<Writer>,
     /// Of each actor.
-    entitled: Vec<Entitled>,
+    pub entitled: Vec<Entitled>,
     /// Of each actor and table, the columns that it may read.
     granted: Vec<Vec<Vec<String>>>,
-    state: i32,
+    pub state: i32,
     dice: Dice,
     ids: u32,
     pub changes: u32,
@@ -46,48 +48,50 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
-        let mut dice = Dice::with_seed(seed);
-        let mut builder = Cluster::builder().tokens().conf("deadlock_timeout", "50ms");
-        if dice.bool() {
-            builder = builder.conf("rte.history_size", "64kB");
-        }
-        let cluster = builder.ready();
-        let mut sql = cluster.sql();
-        let tables = tables::all();
-        tables::create(&mut sql, &tables);
+    /// A world in a database that has the extension.
+    pub fn new(realm: &'static Realm, door: &Door, mut dice: Dice) -> Self {
+        let mut sql = realm.sql(door);
+        let tables = tables::all(realm);
+        tables::create(&mut sql, realm, &tables);
         sql.run(&format!("SET lock_timeout = '500ms'; SELECT setseed({})", dice.f64()));
-        let actors = actors();
-        let authenticator = cluster.door().knock_as("postgres", "authenticator").expect("the authenticator");
+        let actors = actors(realm);
         let mut world = Self {
             people: Vec::new(),
             entitled: actors.iter().map(|_| Entitled::default()).collect(),
             granted: Vec::new(),
-            eyes: (0..BURST).map(|_| cluster.sql()).collect(),
-            writers: (0..4).map(|_| Writer::new(cluster.sql(), dice.f64())).collect(),
+            eyes: (0..BURST).map(|_| realm.sql(door)).collect(),
+            writers: (0..4).map(|_| Writer::new(realm.sql(door), realm, dice.f64())).collect(),
+            authenticator: door.knock_as(realm.database(), "authenticator").expect("the authenticator"),
+            door: door.clone(),
             state: 0,
             ids: 0,
             changes: 0,
             states: 0,
+            realm,
             actors,
             tables,
             sql,
-            authenticator,
-            cluster,
             dice,
         };
-        world.look_at_grants();
-        world.note_now();
-        for n in 0..11 {
-            let (actor, state) = (n % world.actors.len(), world.state);
-            let mut person = Person::new(world.cluster.rte_port, &format!("person {n}"), actor, &world.actors, state);
-            for _ in 0..world.dice.usize(5..12) {
-                let (id, wish) = world.wish();
-                person.subscribe(&id, wish);
-            }
-            world.people.push(person);
-        }
+        world.access_has_changed();
         world
+    }
+
+    /// Somebody comes, who asks for this and that.
+    pub fn welcome(&mut self, port: u16, name: &str) {
+        let actor = self.people.len() % self.actors.len();
+        let mut person = Person::new(port, name, self.realm, actor, &self.actors, self.state);
+        for _ in 0..self.dice.usize(5..12) {
+            let (id, wish) = self.wish();
+            person.subscribe(&id, wish);
+        }
+        self.people.push(person);
+    }
+
+    /// Roles, which all databases have in common, may have changed.
+    pub fn access_has_changed(&mut self) {
+        self.look_at_grants();
+        self.note_now();
     }
 
     /// A subscription that anybody may try.
@@ -109,8 +113,8 @@ impl World {
         (format!("s{}", self.ids), Wish { table, columns: columns[dice.usize(..columns.len())], condition })
     }
 
-    /// Some states, some changes of access, some coming and going.
-    pub fn burst(&mut self) {
+    /// Some states, some changes of access, some coming and going. Tells whether roles have changed.
+    pub fn burst(&mut self) -> bool {
         let mut seen = Vec::new();
         for _ in 0..self.dice.usize(1..=BURST) {
             for _ in 0..self.dice.usize(1..7) {
@@ -125,12 +129,11 @@ impl World {
             }
         }
         self.note(seen);
-        if self.dice.u32(..4) == 0 {
-            self.meddle();
-        }
+        let roles = self.dice.u32(..4) == 0 && self.meddle() == Some(meddle::Of::Roles);
         for person in 0..self.people.len() {
             self.stir(person);
         }
+        roles
     }
 
     /// Ends a writer's transaction, and begins one that sees what it made.
@@ -141,7 +144,7 @@ impl World {
     }
 
     fn seen(&mut self, state: i32, since: String) -> Seen {
-        let mut eye = self.eyes.pop().unwrap_or_else(|| self.cluster.sql());
+        let mut eye = self.eyes.pop().unwrap_or_else(|| self.realm.sql(&self.door));
         eye.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT FROM kit_barrier LIMIT 1");
         Seen { state, since, eye }
     }
@@ -157,7 +160,7 @@ impl World {
                 for (table, columns) in self.tables.iter().zip(&self.granted[n]).filter(|(_, c)| !c.is_empty()) {
                     let values: Vec<String> = columns.iter().map(|c| format!("left({c}::text, 40)")).collect();
                     let select = format!("SELECT concat_ws(' ', {}) FROM {}", values.join(", "), table.name);
-                    let _ = write!(query, "; {select} WHERE {}", limit(table));
+                    let _ = write!(query, "; {select} WHERE {}", limit(self.realm, table));
                     if table.is_timed() {
                         // Its rows go when their time is over, whichever state it is.
                         timed = format!("; {select} WHERE until > '{since}'");
@@ -197,16 +200,16 @@ impl World {
         self.granted = self.actors.iter().map(of_actor).collect();
     }
 
-    /// Access changes, together with some writes perhaps.
-    fn meddle(&mut self) {
-        let (change, locks) = meddle::change(&self.tables, &mut self.dice);
-        if locks {
+    /// Access changes, together with some writes perhaps. Tells what it concerned.
+    fn meddle(&mut self) -> Option<meddle::Of> {
+        let (change, of) = meddle::change(self.realm, &self.tables, &mut self.dice);
+        if of == meddle::Of::Table {
             let seen = (0..self.writers.len()).filter_map(|writer| self.commit(writer)).collect();
             self.note(seen);
         }
         let mut write = || match self.dice.u32(..2) {
             0 => String::new(),
-            _ => tables::insert(self.tables[self.dice.usize(..self.tables.len())].name, 2),
+            _ => tables::insert(self.realm, self.tables[self.dice.usize(..self.tables.len())].name, 2),
         };
         let (before, after) = (write(), write());
         let since = self.sql.text("SELECT clock_timestamp() - interval '1 second'");
@@ -216,13 +219,14 @@ impl World {
             // Circles of roles and locks are refused.
             assert!(["0LP01", "55P03", "40P01"].contains(&code.as_str()), "{change}: {e:?}");
             self.sql.run("ROLLBACK");
-            return;
+            return None;
         }
         self.changes += 1;
         let state = self.sql.number("SELECT max(id) FROM kit_barrier") as i32;
         self.look_at_grants();
         let seen = self.seen(state, since);
         self.note(vec![seen]);
+        Some(of)
     }
 
     /// One person's part: listening, leaving, coming back, fresh tokens, other subscriptions.
@@ -297,19 +301,25 @@ impl World {
         let actor = &self.actors[person.actor];
         for failure in std::mem::take(&mut person.client.errors) {
             let expected = ["UNKNOWN_TABLE", "UNKNOWN_COLUMN", "FORBIDDEN", "INVALID_WHERE"];
-            assert!(expected.contains(&failure.code.as_str()), "{name}: {failure:?}");
+            let strange = failure.code == "INVALID_CURSOR" && person.is_strange;
+            assert!(strange || expected.contains(&failure.code.as_str()), "{name}: {failure:?}");
         }
+        person.is_strange = false;
         for s in person.client.copy.subscriptions.values() {
             let Some(wish) = person.wishes.get(&s.id) else { continue };
-            let place = self.tables.iter().position(|t| t.name == wish.table).expect("a table");
+            let Some(place) = self.tables.iter().position(|t| t.name == wish.table) else {
+                // A name of another realm.
+                assert_eq!(s.state, State::Ended, "{name}: {}", s.table);
+                continue;
+            };
             let (table, granted) = (&self.tables[place], &self.granted[person.actor][place]);
-            let condition = format!("({}) AND ({})", limit(table), wish.literal());
+            let condition = format!("({}) AND ({})", limit(self.realm, table), wish.literal());
             if s.state == State::Ended {
                 let mut columns: Vec<String> =
                     wish.columns.map_or_else(|| granted.clone(), |c| c.iter().map(|c| (*c).to_owned()).collect());
                 columns.extend(key(table).iter().map(|c| (*c).to_owned()));
                 let may = actor.sees(&mut self.authenticator, table.name, &columns, &condition);
-                let homeless = table.by_tenant && actor.claims["tenant"].is_null();
+                let homeless = self.realm.tenant.is_none() && table.by_tenant && actor.claims["tenant"].is_null();
                 assert!(may.is_err() || homeless, "{name}: {} of {} ended, as {:?}", s.id, s.table, actor.claims);
                 continue;
             }
@@ -338,12 +348,12 @@ impl World {
     }
 }
 
-/// What the tenant's column lets through.
-fn limit(table: &Table) -> &'static str {
-    if table.by_tenant {
-        "tenant = nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'tenant'"
-    } else {
-        "true"
+/// What the tenant's column lets through, as SQL.
+fn limit(realm: &Realm, table: &Table) -> String {
+    match realm.tenant {
+        _ if !table.by_tenant => "true".to_owned(),
+        None => "tenant = nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'tenant'".to_owned(),
+        Some(tenant) => format!("tenant = '{tenant}'"),
     }
 }
 

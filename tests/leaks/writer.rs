@@ -1,18 +1,20 @@
 //! Writers: sessions whose transactions overlap, and that move rows between owners, tenants, teams and keys.
 
+use crate::realm::Realm;
 use crate::tables::{BIG, Table, WIDE, insert};
 use rte_testkit::{Dice, Sql};
 
 pub struct Writer {
     sql: Sql,
+    realm: &'static Realm,
     open: bool,
     savepoints: u32,
 }
 
 impl Writer {
-    pub fn new(mut sql: Sql, seed: f64) -> Self {
+    pub fn new(mut sql: Sql, realm: &'static Realm, seed: f64) -> Self {
         sql.run(&format!("SET lock_timeout = '100ms'; SELECT setseed({seed})"));
-        Self { sql, open: false, savepoints: 0 }
+        Self { sql, realm, open: false, savepoints: 0 }
     }
 
     /// One statement in the open transaction, or in a new one. Conflicts with others end it.
@@ -28,7 +30,7 @@ impl Writer {
                 format!("SAVEPOINT s{}", self.savepoints)
             }
             1 if self.savepoints > 0 => format!("ROLLBACK TO s{}", dice.u32(1..=self.savepoints)),
-            _ => statement(tables, dice),
+            _ => statement(self.realm, tables, dice),
         };
         if self.sql.batch_execute(&statement).is_err()
             && (self.savepoints == 0 || self.sql.batch_execute(&format!("ROLLBACK TO s{}", self.savepoints)).is_err())
@@ -59,7 +61,7 @@ impl Writer {
     }
 }
 
-fn statement(tables: &[Table], dice: &mut Dice) -> String {
+fn statement(realm: &Realm, tables: &[Table], dice: &mut Dice) -> String {
     let table = tables[dice.usize(..tables.len())].name;
     let some = match dice.u32(..4) {
         0 => "team = 1".to_owned(),
@@ -67,9 +69,9 @@ fn statement(tables: &[Table], dice: &mut Dice) -> String {
         _ => format!("id % 7 = {}", dice.u32(..7)),
     };
     let owner = "owner = (ARRAY['ann', 'bob', 'dan', 'eve'])[1 + (random() * 3)::int]";
-    let tenant = "tenant = chr(97 + (random() * 2)::int)";
+    let tenant = format!("tenant = {}", realm.some_tenant());
     match dice.u32(..100) {
-        0..=14 => insert(table, dice.u32(1..4)),
+        0..=14 => insert(realm, table, dice.u32(1..4)),
         15..=24 => format!("DELETE FROM {table} WHERE {some}"),
         25..=36 => format!("UPDATE {table} SET {owner} WHERE {some}"),
         37..=46 => format!("UPDATE {table} SET {tenant} WHERE {some}"),
