@@ -4,6 +4,7 @@
 //! change: on the row alone where the policies fold ([`fold`]), else by asking Postgres for the row ([`read`]). Nothing here
 //! knows of connections. Main thread only, in a transaction.
 
+pub mod drift;
 pub mod execute;
 pub mod expression;
 pub mod filter;

@@ -44,7 +44,13 @@ pub fn observe<R>(table: Oid, f: impl FnOnce() -> R) -> (R, Vec<Oid>) {
     (result, tables)
 }
 
-fn root_of(table: Oid) -> Oid {
+/// Whether the piece of work that is observed has read a table so far, its own or one of its partitions included.
+pub fn is_read(table: Oid) -> bool {
+    SEEN.with_borrow(|seen| seen.as_ref().is_some_and(|seen| seen.contains(&table)))
+}
+
+/// The table itself, or the root that it is a partition of.
+pub fn root_of(table: Oid) -> Oid {
     // SAFETY: catalog look-ups; the list's elements are oids.
     unsafe {
         if !pg_sys::get_rel_relispartition(table) {

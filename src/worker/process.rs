@@ -131,6 +131,19 @@ pub fn within<R>(timeout_ms: u64, f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Replaces the active snapshot of [`transaction`] by one of this moment.
+///
+/// # Safety
+/// Directly in `transaction`; nothing uses the one before any more.
+pub unsafe fn newer_snapshot() -> pg_sys::Snapshot {
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::PopActiveSnapshot();
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        pg_sys::GetActiveSnapshot()
+    }
+}
+
 /// Runs `f` in a transaction with an active snapshot.
 pub fn transaction<R>(f: impl FnOnce(pg_sys::Snapshot) -> R) -> R {
     // SAFETY: outside a transaction, on the main thread. An error ends the worker, which is started again.

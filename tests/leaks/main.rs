@@ -4,6 +4,7 @@
 //! `RTE_SEED` repeats a run's choices (not the interleaving), `RTE_ROUNDS` makes it longer.
 
 mod meddle;
+mod newer;
 mod people;
 mod realm;
 mod tables;

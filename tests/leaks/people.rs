@@ -6,11 +6,11 @@
 
 use crate::realm::Realm;
 use rte_testkit::witness::Entitled;
-use rte_testkit::{Actor, Client, Copy, Row, State, Step, Watch};
+use rte_testkit::{Actor, Client, Copy, Row, State, Step, Watch, patience};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Everybody whom clients of a realm act as. Who has a tenant of its own has its token.
 pub fn actors(realm: &Realm) -> Vec<Actor> {
@@ -175,8 +175,8 @@ impl Person {
         *self.ear.mark.lock().expect("marks") = (0, 0);
         self.come_back(actor, actors, entitled);
         if shown {
-            self.client.wait_error("INVALID_CURSOR");
-            self.listen(entitled);
+            let refused = |failure: &rte_testkit::Failure| failure.code == "INVALID_CURSOR";
+            self.hear_until(entitled, |client, _| client.errors.iter().any(refused));
         }
         assert_eq!(self.client.copy.counts.resumed, before.resumed, "{} goes on elsewhere", self.client.options.name);
     }
@@ -184,8 +184,8 @@ impl Person {
     /// Shows a token of another realm on the open connection, which ends it.
     pub fn show_foreign_token(&mut self, token: &str, entitled: &[Entitled]) {
         self.client.send(&json!({"type": "auth", "token": token}));
-        let closed = self.client.wait_closed();
-        self.listen(entitled);
+        let step = self.hear_until(entitled, |_, step| matches!(step, Step::Closed(_)));
+        let Step::Closed(closed) = step else { unreachable!() };
         assert_eq!(closed.code, Some(4403), "{}: {closed:?}", self.client.options.name);
         assert_eq!(rte_testkit::witness::tokens(&closed.reason).count(), 0, "{closed:?}");
         self.leave();
@@ -227,7 +227,23 @@ impl Person {
         }
     }
 
-    /// Judges the frames that came.
+    /// Takes frames, each judged, until one is what is waited for.
+    #[track_caller]
+    fn hear_until(&mut self, entitled: &[Entitled], mut is_it: impl FnMut(&Client, &Step) -> bool) -> Step {
+        let end = Instant::now() + patience();
+        loop {
+            let step = self.client.step(Duration::from_millis(20));
+            self.listen(entitled);
+            if is_it(&self.client, &step) {
+                return step;
+            }
+            let name = &self.client.options.name;
+            assert!(!matches!(step, Step::Closed(_)), "{name}: {step:?}");
+            assert!(Instant::now() < end, "{name}: waited in vain");
+        }
+    }
+
+    /// Judges the frames that came: one, or those until a welcome.
     #[track_caller]
     fn listen(&mut self, entitled: &[Entitled]) {
         let frames = std::mem::take(&mut *self.ear.frames.lock().expect("frames"));

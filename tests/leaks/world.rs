@@ -109,8 +109,10 @@ impl World {
             5 => Some(("id % 2 = 0 AND note IS NULL", vec![], "id % 2 = 0 AND note IS NULL")),
             _ => None,
         };
+        // Whoever moves keeps his.
         self.ids += 1;
-        (format!("s{}", self.ids), Wish { table, columns: columns[dice.usize(..columns.len())], condition })
+        let id = format!("s{}{}", &self.realm.database()[..1], self.ids);
+        (id, Wish { table, columns: columns[dice.usize(..columns.len())], condition })
     }
 
     /// Some states, some changes of access, some coming and going. Tells whether roles have changed.

@@ -8,7 +8,7 @@
 use super::frames::Frames;
 use super::shape::{Kind, Shape};
 use crate::access::read::{self, Keys, NotReadable};
-use crate::access::reads;
+use crate::access::{drift, reads};
 use crate::attempt::{self, attempt};
 use crate::scratch::Scratch;
 use crate::worker::process;
@@ -91,6 +91,8 @@ pub enum Unsettled {
     Locked,
     /// The identity sees more rows than `rte.max_asked_rows`.
     TooMany,
+    /// Access may have changed since the tick's snapshot was taken.
+    Drifted,
     /// An error, of which the log tells the code.
     Failed,
 }
@@ -124,7 +126,11 @@ impl Shape {
             Kind::Whole | Kind::Filtered(_) => false,
         };
         let settled = if all { self.settle_all(frames) } else { self.settle_touched(frames) };
-        self.touched.clear();
+        match settled {
+            // Asked anew under a newer snapshot, of the same keys and more.
+            Err(Unsettled::Drifted) => self.uncertain |= all,
+            _ => self.touched.clear(),
+        }
         if settled.is_ok() {
             self.uncertain = false;
         }
@@ -145,6 +151,7 @@ impl Shape {
         let (found, reads) = match found {
             Ok(found) => found,
             Err(why) => {
+                self.touched = touched;
                 if let Kind::Asked(asked) = &mut self.kind {
                     asked.keys = (!first).then_some(held);
                 }
@@ -172,7 +179,13 @@ impl Shape {
         for (key, _) in touched.0.values() {
             key.iter().zip(&mut values).for_each(|(value, column)| column.push(*value));
         }
-        let (found, reads) = self.ask(Some(values), &|_| true)?;
+        let (found, reads) = match self.ask(Some(values), &|_| true) {
+            Ok(found) => found,
+            Err(why) => {
+                self.touched = touched;
+                return Err(why);
+            }
+        };
         let mut seen = HashSet::with_capacity(found.len());
         for (key, row) in found {
             if let Some(row) = row {
@@ -242,6 +255,15 @@ impl Shape {
                 })
             })
         });
+        let table = self_table(&reading);
+        let known = match (&asked, &self.kind) {
+            (Ok((_, tables)), _) => tables.as_slice(),
+            (Err(_), Kind::Asked(asked)) => &asked.reads,
+            (Err(_), _) => &[],
+        };
+        if drift::of_tables(|other| other == table || known.contains(&other)) {
+            return Err(Unsettled::Drifted);
+        }
         match asked {
             Ok((Ok(()), tables)) if found.len() <= limit => Ok((found, tables)),
             Ok((Ok(()), _)) => Err(Unsettled::TooMany),

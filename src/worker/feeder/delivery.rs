@@ -9,6 +9,7 @@ use super::registry::Refusal;
 use super::rows::Rows;
 use super::shape::Kind;
 use super::{Feeder, session, tick};
+use crate::access::drift;
 use crate::attempt::{self, attempt};
 use crate::changelog::Op;
 use crate::changelog::reader::{self, Change};
@@ -35,22 +36,23 @@ pub enum Trouble {
 const PART: usize = 8 << 20;
 
 impl Feeder {
-    /// Encodes and queues what a tick brought, and closes it.
-    pub(super) fn deliver(&mut self, now: Snapshot, mut changes: Vec<Change>, in_use: bool) {
+    /// Encodes and queues what a tick brought; tells whether that is to be closed by a commit, once nothing is unanswered.
+    pub(super) fn deliver(&mut self, now: Snapshot, mut changes: Vec<Change>, in_use: bool) -> bool {
         tick::flush(&changes);
         reader::sort(&mut changes);
         let quiet =
             changes.is_empty() && self.stale.is_empty() && self.troubled.is_empty() && !self.shapes.are_restless();
+        let quiet = quiet && self.unanswered.is_empty();
         self.last = now;
         if !in_use {
             self.history.restart(self.last.clone());
             self.registry.invalidate();
             self.registry.readmit_all();
-            return;
+            return false;
         }
         if quiet {
             self.history.push(changes, &self.last, guc::history_bytes());
-            return;
+            return false;
         }
         self.stamp();
         drop_parts_of_truncated_roots(&mut changes);
@@ -58,9 +60,16 @@ impl Feeder {
         self.settle_trouble();
         let sent = self.encode(&changes, &redefined);
         self.history.push(changes, &self.last, guc::history_bytes());
-        if sent || !redefined.is_empty() {
-            self.commit();
-        }
+        sent || !redefined.is_empty()
+    }
+
+    /// Resynchronises what got no answer because access changed all the time; tells whether there was any.
+    pub(super) fn give_up_unanswered(&mut self) -> bool {
+        let unanswered = std::mem::take(&mut self.unanswered);
+        let any = !unanswered.is_empty();
+        self.troubled.extend(unanswered.into_iter().map(|shape| (shape, Trouble::Unsettled(Unsettled::Drifted))));
+        self.settle_trouble();
+        any
     }
 
     /// Does what markers among the changes call for; gives the tables that are resynchronised.
@@ -111,6 +120,11 @@ impl Feeder {
             self.troubled.push((shape, Trouble::Failed));
             frames.clear();
             self.settle_trouble();
+        }
+        if drift::of_roles() {
+            // What was found out with roles that are newer than the rows is not told.
+            let found = self.shapes.bound_to_roles().filter(|shape| frames.contains_key(shape));
+            self.troubled.extend(found.map(|shape| (shape, Trouble::Unsettled(Unsettled::Drifted))));
         }
         self.ask_for_rows(changes, &mut frames);
         let troubled: Vec<ShapeId> = self.troubled.iter().map(|(id, _)| *id).collect();
@@ -233,6 +247,7 @@ impl Feeder {
     /// Asks Postgres for what the changes do not tell.
     fn ask_for_rows(&mut self, changes: &[Change], frames: &mut HashMap<ShapeId, Frames>) {
         let mut unsettled = std::mem::take(&mut self.touched);
+        unsettled.extend(std::mem::take(&mut self.unanswered));
         let asked = self.shapes.asked();
         if !asked.is_empty() {
             let changed: HashSet<Oid> = changes.iter().map(|c| c.relation).collect();
@@ -247,13 +262,17 @@ impl Feeder {
         }
         for id in unsettled {
             let Some(shape) = self.shapes.get(id).filter(|shape| shape.is_unsettled()) else { continue };
-            if let Err(why) = shape.settle(frames.entry(id).or_default()) {
-                self.troubled.push((id, Trouble::Unsettled(why)));
+            match shape.settle(frames.entry(id).or_default()) {
+                Ok(()) => {}
+                Err(Unsettled::Drifted) => self.unanswered.push(id),
+                Err(why) => self.troubled.push((id, Trouble::Unsettled(why))),
             }
         }
     }
 
     fn forget_touched(&mut self) {
+        let unanswered = std::mem::take(&mut self.unanswered);
+        self.troubled.extend(unanswered.into_iter().map(|shape| (shape, Trouble::Unsettled(Unsettled::Drifted))));
         for id in std::mem::take(&mut self.touched) {
             if let Some(shape) = self.shapes.get(id) {
                 shape.touched.clear();
@@ -273,7 +292,9 @@ impl Feeder {
                 Trouble::Unsettled(Unsettled::Locked) => self.resynchronise_shape(shape, "schema_changed"),
                 // It was asked as somebody who shared the shape, and who may not read the table any more: the others may. Or
                 // access has changed since the snapshot. Who is still denied is told why when it is asked anew.
-                Trouble::Unsettled(Unsettled::Failed) => self.resynchronise_shape(shape, "access_changed"),
+                Trouble::Unsettled(Unsettled::Failed | Unsettled::Drifted) => {
+                    self.resynchronise_shape(shape, "access_changed")
+                }
                 Trouble::Unsettled(why) => self.end_shape(shape, &session::unsettled(&why)),
                 Trouble::Failed => {
                     let refusal = Refusal::new(

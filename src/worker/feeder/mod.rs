@@ -28,7 +28,7 @@ mod upkeep;
 
 use super::process::{self, Terminate};
 use crate::access::role::RoleError;
-use crate::access::{identity, reads, token};
+use crate::access::{drift, identity, reads, token};
 use crate::changelog;
 use crate::encode::{self, ValueEncoder};
 use crate::scratch::Scratch;
@@ -86,6 +86,8 @@ pub struct Feeder {
     stale: Vec<Oid>,
     /// Shapes that cannot go on, and why.
     troubled: Vec<(ShapeId, Trouble)>,
+    /// Shapes that Postgres was asked for when access had changed since the tick's snapshot: the tick goes on to a newer one.
+    unanswered: Vec<ShapeId>,
     /// Whether roles have changed since the log was told.
     roles_unnoted: bool,
     /// Shapes of whose rows the changes of a tick do not tell enough.
@@ -132,6 +134,7 @@ pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
     encode::pin_settings();
     process::transaction(|_| identity::settle_session_user());
     reads::listen();
+    drift::watch();
     roles::watch();
     let worker = shmem::enter_this_worker(Kind::Feeder, database);
     let Some(slot) = shmem::database(database) else {
@@ -244,6 +247,7 @@ impl Feeder {
             commit_due: true,
             stale: Vec::new(),
             troubled: Vec::new(),
+            unanswered: Vec::new(),
             roles_unnoted: false,
             touched: HashSet::new(),
             evaluating: None,

@@ -7,7 +7,6 @@ use super::Feeder;
 use super::registry::Refusal;
 use super::session::Subscribed;
 use super::shape::Kind;
-use super::shapes::WhichRows;
 use crate::access::identity::Identity;
 use pgrx::pg_sys::Oid;
 use rte_protocol::bridge::{SessionId, ShapeId};
@@ -97,18 +96,10 @@ impl Feeder {
             }
         }
         self.recheck(|_, _| true);
-        let mut bound = Vec::new();
         for shape in self.shapes.iter_mut() {
-            match &shape.kind {
-                Kind::Asked(_) => shape.uncertain = true,
-                Kind::Filtered(_) => bound.push(shape.id),
-                Kind::Whole => {}
-            }
+            shape.uncertain |= matches!(shape.kind, Kind::Asked(_));
         }
-        // A predicate that is tied to a role may ask for memberships itself.
-        bound.retain(
-            |id| matches!(self.shapes.key(*id).map(|key| &key.rows), Some(WhichRows::Predicate(p)) if p.role != 0),
-        );
+        let bound: Vec<ShapeId> = self.shapes.bound_to_roles().collect();
         bound.into_iter().for_each(|shape| self.resynchronise_shape(shape, "access_changed"));
     }
 
@@ -116,12 +107,12 @@ impl Feeder {
         let mut all = Vec::new();
         for (session, s) in &self.sessions {
             let own = s.subscriptions.values().filter(|d| which(*session, d));
-            all.extend(own.map(|d| (*session, d.shape, d.table, d.wanted.clone())));
+            all.extend(own.map(|d| (*session, d.shape, d.is_early, d.table, d.wanted.clone())));
         }
         let mut anew: HashMap<SessionId, Vec<String>> = HashMap::new();
-        for (session, shape, table, wanted) in all {
+        for (session, shape, is_early, table, wanted) in all {
             match self.plan_of(session, table, &wanted) {
-                Ok(plan) if self.shapes.key(shape) == Some(&plan.key) => {}
+                Ok(plan) if !is_early && self.shapes.key(shape) == Some(&plan.key) => {}
                 Ok(plan) => {
                     if self.replace(session, wanted.clone(), &plan, "access_changed") {
                         anew.entry(session).or_default().push(wanted.id.clone());

@@ -12,6 +12,7 @@ use super::registry::Refusal;
 use super::resume::Resuming;
 use super::shape::{Kind, Shape};
 use super::shapes::WhichRows;
+use crate::access::drift;
 use crate::access::identity::Identity;
 use pgrx::pg_sys::Oid;
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId, ToFeeder};
@@ -32,6 +33,9 @@ pub struct Subscribed {
     pub table: Oid,
     /// What the client asked for.
     pub wanted: Rc<Subscription>,
+    /// Whether it was planned when access had changed since the tick's snapshot: what changes until the next tick may be rows
+    /// that it might not see yet.
+    pub is_early: bool,
     /// Snapshots in a row that could not be read.
     pub failures: u32,
 }
@@ -164,7 +168,8 @@ impl Feeder {
         };
         let selection = &plan.selection;
         if let Some(s) = self.sessions.get_mut(&session) {
-            let new = Subscribed { shape, table: selection.table, wanted, failures: 0 };
+            let is_early = drift::of_tables(|table| table == selection.table);
+            let new = Subscribed { shape, table: selection.table, wanted, is_early, failures: 0 };
             if let Some(old) = s.subscriptions.insert(id.clone(), new) {
                 self.shapes.release(old.shape);
             }
@@ -239,6 +244,7 @@ pub(super) fn unsettled(why: &Unsettled) -> Refusal {
             "the policies of the table have to be asked of the database, for more rows than are allowed",
             "Policies that depend on the row and the claims alone have no such limit; see rte.explain_access().",
         ),
+        Unsettled::Drifted => Refusal::new(ErrorCode::NotReady, "access to the table is changing", ""),
         Unsettled::Failed => Refusal::new(
             ErrorCode::PolicyFailed,
             "the row-level security of the table cannot be evaluated for this session",

@@ -176,6 +176,18 @@ impl Shapes {
         self.filtered > 0
     }
 
+    /// Whether it matters to some shape who may see what of a table.
+    pub fn depend_on(&self, table: Oid) -> bool {
+        let reads = |shape: &Shape| matches!(&shape.kind, Kind::Asked(asked) if asked.reads.contains(&table));
+        self.by_table.contains_key(&table) || self.asked.iter().filter_map(|id| self.all.get(id)).any(reads)
+    }
+
+    /// The shapes whose predicates may ask for memberships of roles, or call functions of users.
+    pub fn bound_to_roles(&self) -> impl Iterator<Item = ShapeId> {
+        let bound = |key: &Key| matches!(&key.rows, WhichRows::Predicate(predicate) if predicate.role != 0);
+        self.keys.iter().filter(move |(_, key)| bound(key)).map(|(id, _)| *id)
+    }
+
     /// The shapes that Postgres is asked for.
     pub fn asked(&self) -> Vec<ShapeId> {
         self.asked.iter().copied().collect()

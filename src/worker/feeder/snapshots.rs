@@ -32,7 +32,7 @@ impl Feeder {
                     names.push(id.clone());
                     tables.push(reading);
                 }
-                Err(Unsettled::Locked) => self.postpone(session, id),
+                Err(Unsettled::Locked | Unsettled::Drifted) => self.postpone(session, id),
                 Err(why) => {
                     let Refusal { code, message, hint } = unsettled(&why);
                     self.end(session, id, code, message, hint);

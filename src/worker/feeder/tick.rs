@@ -6,13 +6,14 @@
 use super::Feeder;
 use super::link::LinkError;
 use super::pending::Pending;
+use crate::access::drift;
 use crate::changelog::{self, reader::Change};
 use crate::worker::process;
 use crate::{guc, snapshot};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
-use rte_core::Xid;
+use rte_core::{Snapshot, Xid};
 use rte_protocol::bridge::ToFeeder;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ const CALM: f64 = 1000.0;
 /// Further pause per commit per second: at 10,000 a second 5 ms. Each tick costs feeder and gateway some 130 µs, whatever
 /// is in it; so under load ticks grow, and writers keep the processor.
 const PAUSE: f64 = 0.5e-6;
+
+/// Snapshots that a tick takes at most until its rows and the rights to them are of one moment.
+const LOOKS: usize = 8;
 
 /// What follows a tick.
 pub(super) enum After {
@@ -72,6 +76,7 @@ impl Feeder {
     pub(super) fn start_over(&mut self) {
         self.disconnect(&LinkError::Gone);
         self.pending = Pending::default();
+        self.unanswered.clear();
         self.last = process::transaction(|s| {
             // SAFETY: `s` is active.
             unsafe { snapshot::copy(s) }
@@ -86,24 +91,26 @@ impl Feeder {
         // Before the snapshot: a commit after this sets it again.
         self.slot.get().pending.store(false, Ordering::SeqCst);
         let mut commits = 0;
-        process::transaction(|active| {
+        process::transaction(|_| {
             if changelog::schema_oid() != self.schema {
                 return false;
             }
-            // SAFETY: the snapshot is active for the whole transaction.
-            let (now, changes) = unsafe {
-                let now = snapshot::copy(active);
-                let changes = self.pending.read(self.slot, &self.last, &now, active, in_use);
-                (now, changes)
-            };
-            commits = count_commits(&changes);
-            // First, so that nobody gets a change who may not any more.
-            if in_use {
-                hear_of_all(&changes);
+            let mut told = false;
+            for _ in 0..LOOKS {
+                let (now, changes) = self.look(in_use);
+                commits += count_commits(&changes);
+                // First, so that nobody gets a change who may not any more.
+                self.expire();
+                self.recheck_roles();
+                told |= self.deliver(now, changes, in_use);
+                if self.unanswered.is_empty() {
+                    break;
+                }
             }
-            self.expire();
-            self.recheck_roles();
-            self.deliver(now, changes, in_use);
+            told |= self.give_up_unanswered();
+            if told {
+                self.commit();
+            }
             let mut resuming = Vec::new();
             if !messages.is_empty() {
                 self.refresh_registry();
@@ -113,7 +120,7 @@ impl Feeder {
             }
             if !resuming.is_empty() {
                 // SAFETY: active, and that of this tick.
-                unsafe { self.resume(resuming, active) };
+                unsafe { self.resume(resuming, pg_sys::GetActiveSnapshot()) };
             }
             self.order_postponed(Instant::now());
             if self.commit_due {
@@ -126,6 +133,30 @@ impl Feeder {
             self.rest(began, commits);
             true
         }
+    }
+
+    /// Takes a snapshot that is as new as what this process knows of access, and reads the changes up to it.
+    fn look(&mut self, in_use: bool) -> (Snapshot, Vec<Change>) {
+        let (mut last, mut changes) = (self.last.clone(), Vec::new());
+        for _ in 0..LOOKS {
+            drift::begin();
+            // SAFETY: the snapshot is active until the next one is, or the transaction ends.
+            let (now, new) = unsafe {
+                let active = process::newer_snapshot();
+                let now = snapshot::copy(active);
+                let new = self.pending.read(self.slot, &last, &now, active, in_use);
+                (now, new)
+            };
+            if in_use {
+                hear_of_all(&new);
+            }
+            changes.extend(new);
+            last = now;
+            if !in_use || !drift::of_tables(|table| self.shapes.depend_on(table)) {
+                break;
+            }
+        }
+        (last, changes)
     }
 
     /// Decides when the next tick may be: at once where commits are few, later the more there are.

@@ -24,6 +24,15 @@ impl Failure {
         Self { code: ErrorCode::NotReady, message: "a table is locked for a change of its definition", hint: None }
     }
 
+    /// Rows may have been sent; the feeder has them replaced.
+    pub(super) const fn drifted() -> Self {
+        Self {
+            code: ErrorCode::SnapshotFailed,
+            message: "access has changed while the snapshot was read",
+            hint: Some("subscribe again in a moment"),
+        }
+    }
+
     pub(super) const fn unknown_table() -> Self {
         Self { code: ErrorCode::UnknownTable, message: "table does not exist or may not be read", hint: None }
     }

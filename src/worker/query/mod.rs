@@ -15,6 +15,7 @@ mod snapshot;
 mod timeout;
 mod wait;
 
+use crate::access::{drift, reads};
 use crate::job::Job;
 use crate::shmem::{self, Kind, State};
 use crate::worker::process::{self, Terminate};
@@ -100,6 +101,8 @@ fn start(database: pg_sys::Oid, role: pg_sys::Oid) {
         wait::enter(worker);
     }
     encode::pin_settings();
+    reads::listen();
+    drift::watch();
     for (name, value) in SETTINGS {
         set(name, value);
     }

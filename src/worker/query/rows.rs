@@ -2,8 +2,9 @@
 //! kept of a row, so memory stays flat whatever the table's size.
 
 use super::link::{Link, LinkError};
+use crate::access::{drift, reads};
 use crate::encode::{ValueEncoder, append_null};
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use rte_protocol::bridge::frame::MAX_FRAME;
 use rte_protocol::bridge::{FromWorker, JobId};
@@ -16,6 +17,8 @@ const LARGEST: usize = MAX_FRAME - 4096;
 
 /// Why the rows of a table stopped before their end.
 pub(super) enum Stop {
+    /// Access may have changed since the snapshot was taken.
+    Drifted,
     Cancelled,
     Lost(LinkError),
 }
@@ -27,8 +30,11 @@ pub(super) struct Receiver<'a> {
     link: &'a mut Link,
     job: JobId,
     index: u32,
+    table: Oid,
     /// Told with the first chunk.
     total: Option<u64>,
+    /// Whether a chunk was sent: what was decided before the first row is not looked at any more.
+    begun: bool,
     encoders: Vec<ValueEncoder>,
     /// What encoding a row allocates; reset after each.
     row_context: pg_sys::MemoryContext,
@@ -38,7 +44,7 @@ pub(super) struct Receiver<'a> {
 }
 
 impl<'a> Receiver<'a> {
-    pub(super) fn new(link: &'a mut Link, job: JobId, index: u32, total: Option<u64>) -> Self {
+    pub(super) fn new(link: &'a mut Link, job: JobId, index: u32, table: Oid, total: Option<u64>) -> Self {
         // SAFETY: under the transaction's context, with which it goes.
         let row_context = unsafe {
             pg_sys::AllocSetContextCreateInternal(
@@ -58,7 +64,20 @@ impl<'a> Receiver<'a> {
             mydest: pg_sys::CommandDest::DestTuplestore,
         };
         let chunk = Vec::with_capacity(CHUNK + CHUNK / 4);
-        Self { base, link, job, index, total, encoders: Vec::new(), row_context, chunk, rows: 0, stop: None }
+        Self {
+            base,
+            link,
+            job,
+            index,
+            table,
+            total,
+            begun: false,
+            encoders: Vec::new(),
+            row_context,
+            chunk,
+            rows: 0,
+            stop: None,
+        }
     }
 
     /// What the executor wants. Valid while the receiver is not moved.
@@ -79,6 +98,10 @@ impl<'a> Receiver<'a> {
         if self.chunk.len() > LARGEST {
             ereport!(ERROR, PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "a row is too large for a frame");
         }
+        if self.has_drifted() {
+            return Err(Stop::Drifted);
+        }
+        self.begun = true;
         let total = self.total.take();
         let head = FromWorker::Rows { job: self.job, index: self.index, rows: self.rows, done, total };
         self.link.send(&head, &self.chunk).map_err(Stop::Lost)?;
@@ -92,6 +115,19 @@ impl<'a> Receiver<'a> {
             Ok(true) => Err(Stop::Cancelled),
             Err(lost) => Err(Stop::Lost(lost)),
         }
+    }
+
+    /// Whether what decided on the rows of the chunk may be newer than they are. Privileges and policies of the table itself
+    /// are looked at before the first row, and not again.
+    fn has_drifted(&self) -> bool {
+        let (table, begun) = (self.table, self.begun);
+        drift::of_tables(|other| {
+            if begun {
+                reads::is_read(other) && reads::root_of(other) != table
+            } else {
+                other == table || reads::is_read(other)
+            }
+        })
     }
 
     /// Appends a row.

@@ -5,6 +5,7 @@ use super::link::{Link, LinkError};
 use super::rows::{Receiver, Stop};
 use super::{Outcome, abort};
 use crate::access::read::NotReadable;
+use crate::access::reads;
 use crate::job::SnapshotJob;
 use crate::worker::process;
 use crate::{access, snapshot};
@@ -58,6 +59,7 @@ pub(super) fn run(link: &mut Link, job: JobId, work: &SnapshotJob) -> Outcome {
             abort();
             match interrupted {
                 Interrupted::Failed(failure) => Outcome::Failed(failure),
+                Interrupted::Stopped(Stop::Drifted) => Outcome::Failed(Failure::drifted()),
                 Interrupted::Stopped(Stop::Cancelled) => Outcome::Cancelled,
                 Interrupted::Stopped(Stop::Lost(lost)) => Outcome::Lost(lost),
             }
@@ -81,6 +83,7 @@ fn begin(work: &SnapshotJob) -> Result<(), Failure> {
                 return Err(Failure::not_ready());
             }
         }
+        access::drift::begin();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
     Ok(())
@@ -103,10 +106,14 @@ fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupt
     for (index, table) in work.tables.iter().enumerate() {
         let prepared = table.prepare_as(&work.identity)?;
         #[allow(clippy::cast_possible_truncation, reason = "a job of 1 MiB has fewer tables")]
-        let mut receiver = Receiver::new(link, job, index as u32, prepared.total);
-        // SAFETY: the receiver stays where it is during the call.
-        unsafe { prepared.run(&work.identity, receiver.as_dest()) };
-        receiver.finish()?;
+        let (index, oid) = (index as u32, pg_sys::Oid::from(table.relation));
+        let mut receiver = Receiver::new(link, job, index, oid, prepared.total);
+        let run = || {
+            // SAFETY: the receiver stays where it is during the call.
+            unsafe { prepared.run(&work.identity, receiver.as_dest()) };
+            receiver.finish()
+        };
+        reads::observe(oid, run).0?;
     }
     Ok(())
 }
