@@ -42,6 +42,8 @@ export class FakeServer {
   readonly requests: string[] = [];
   /** Answers `hello`; default: welcome and one commit. */
   onHello: (session: Session, hello: Extract<Up, { type: "hello" }>) => void = (session) => this.welcome(session);
+  /** The status of what is refused. */
+  refusal = 403;
   /** Status of the next answers to POST /send, instead of doing anything. */
   refuseSends: number | null = null;
 
@@ -91,6 +93,11 @@ export class FakeServer {
 
   get open(): Session[] {
     return this.sessions.filter((session) => !session.ended);
+  }
+
+  /** Polls that wait for messages. */
+  get polling(): number {
+    return [...this.channels.values()].filter((channel) => channel.waiting !== null && !channel.session.ended).length;
   }
 
   private happened(): void {
@@ -174,7 +181,7 @@ export class FakeServer {
   }
 
   private events(request: IncomingMessage, response: ServerResponse): void {
-    if (this.trouble.events === "refused") return void response.writeHead(403).end();
+    if (this.trouble.events === "refused") return void response.writeHead(this.refusal).end();
     if (this.trouble.events === "hangs") return void this.held.add(response.socket!);
     response.writeHead(200, { "content-type": "text/event-stream" });
     response.flushHeaders();
@@ -195,7 +202,7 @@ export class FakeServer {
   }
 
   private openPoll(request: IncomingMessage, response: ServerResponse): void {
-    if (this.trouble.poll === "refused") return void response.writeHead(403).end();
+    if (this.trouble.poll === "refused") return void response.writeHead(this.refusal).end();
     if (this.trouble.poll === "hangs") return void this.held.add(response.socket!);
     const channel = this.channel("poll", request, (to, text) => {
       to.queued.push(text);
@@ -219,6 +226,7 @@ export class FakeServer {
       }
     });
     this.flushPoll(channel);
+    this.happened();
   }
 
   private flushPoll(channel: Channel): void {
