@@ -282,8 +282,9 @@ class LiveStore implements Store {
       } catch (error) {
         const met = meaning(error);
         if (met !== "closed") throw met;
-        // Upgrades by other tabs end some time; what else closes a connection may go on for ever.
-        if (this.connection.yielded === yielded && ++tries === TRIES) {
+        // Upgrades by other tabs are over some time: they count for little. What else closes a connection may last.
+        tries += this.connection.yielded === yielded ? 10 : 1;
+        if (tries >= TRIES) {
           throw new StorageGone("the browser's storage does not work", { cause: error });
         }
       }
@@ -291,4 +292,5 @@ class LiveStore implements Store {
   }
 }
 
-const TRIES = 5;
+/** Of how much closing the store gives up: five failures, or fifty upgrades. */
+const TRIES = 50;
