@@ -15,8 +15,8 @@ import sys
 import threading
 import tomllib
 
-from toolchain import ROOT, TESTED, Failure, cargo_environment, cli, home, install, libclang_environment, locked
-from toolchain import locked_flag, say
+from toolchain import ROOT, TESTED, Failure, cargo_environment, chromium, cli, client_packages, home, install
+from toolchain import libclang_environment, locked, locked_flag, say
 
 # Crates that must build and be tested without Postgres.
 PURE = ["rte-protocol", "rte-core", "rte-gateway", "rte-testkit"]
@@ -31,6 +31,9 @@ BORDERS = {
 TEST_LIMIT_S = int(os.environ.get("RTE_TEST_LIMIT_S", 40 * 60))
 
 RESULT = re.compile(r"^test result: .*?(\d+) passed; (\d+) failed")
+# What vitest sums up its tests with, behind colours where there are some.
+VITEST = re.compile(r"^\s*Tests\s+(?:(\d+) failed\D+)?(?:(\d+) passed)?")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Report:
@@ -63,8 +66,12 @@ class Report:
         environment = {**cargo_environment(), **{name: str(value) for name, value in environment.items()}}
         if sys.stdout.isatty():
             environment.setdefault("CARGO_TERM_COLOR", "always")
+        return self.counted(command, ROOT, environment)
+
+    def counted(self, command, directory, environment):
+        """Runs a command; its output streams through, and what it says of its tests is counted."""
         child = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace", start_new_session=True,
         )  # fmt: skip
         late = threading.Timer(TEST_LIMIT_S, end, [child])
@@ -76,6 +83,9 @@ class Report:
                 if found := RESULT.match(line):
                     self.passed += int(found[1])
                     self.failed += int(found[2])
+                elif found := VITEST.match(COLOURS.sub("", line)):
+                    self.passed += int(found[2] or 0)
+                    self.failed += int(found[1] or 0)
             code = child.wait()
         except BaseException:
             end(child)
@@ -109,9 +119,12 @@ def lint(report, shell_version):
     report.step("formatting", lambda: report.cargo("fmt", "--all", "--check"))
     report.step("borders between the crates", borders)
     report.step("documents against the code", documents)
+    report.step("the browser client: types, and the bundle that the library carries", bundle)
     report.step(
         "clippy on the crates",
-        lambda: report.cargo("clippy", *packages([*PURE, "rte-tests"]), "--all-targets", "--", "-D", "warnings"),
+        lambda: report.cargo(
+            "clippy", *packages([*PURE, "rte-tests"]), "--all-targets", "--features", "rte-tests/browser", "--", "-D", "warnings"
+        ),  # fmt: skip
     )
     # It is clippy that enforces a reason beside each `unsafe`, and the shell is where they are.
     report.step(f"clippy on the Postgres shell ({shell_version})", lambda: clippy_shell(report, shell_version))
@@ -126,6 +139,20 @@ def clippy_shell(report, version):
 
 def documents():
     return subprocess.run([sys.executable, ROOT / "tools/check_docs.py"], cwd=ROOT).returncode == 0
+
+
+def bundle():
+    """The gateway's library holds the bundle as it is in the tree: it must be what the sources give."""
+    client = client_packages()
+    names = [client / "bundle" / name for name in ("client.js", "client-memory.js")]
+    before = [name.read_bytes() if name.exists() else None for name in names]
+    for command in (["npm", "run", "--silent", "check"], ["npm", "run", "--silent", "build"]):
+        if subprocess.run(command, cwd=client).returncode != 0:
+            return False
+    stale = [name for name, old in zip(names, before, strict=True) if name.read_bytes() != old]
+    for name in stale:
+        print(f"{name.relative_to(ROOT)} was not what the sources give; it is now: commit it", flush=True)
+    return not stale
 
 
 def borders():
@@ -158,9 +185,14 @@ def forbids_unsafe(directory):
 
 def unit(report):
     report.step("unit tests of the crates", lambda: report.cargo("test", *packages(PURE), "--no-fail-fast"))
+    report.step("unit tests of the browser client", lambda: client_tests(report))
 
 
-def on_postgres(report, version):
+def client_tests(report):
+    return report.counted(["npx", "--no-install", "vitest", "run"], client_packages(), os.environ.copy())
+
+
+def on_postgres(report, version, browser):
     def build_and_install():
         install(home(version) / "pg_config")
         return True
@@ -168,10 +200,17 @@ def on_postgres(report, version):
     def tests():
         return report.cargo("test", "-p", "rte-tests", "--no-fail-fast", RTE_PG_BIN=home(version))
 
+    def in_browser():
+        client_packages()
+        command = ["test", "-p", "rte-tests", "--features", "browser", "--test", "browser", "--no-fail-fast"]
+        return report.cargo(*command, RTE_PG_BIN=home(version), RTE_CHROMIUM=chromium())
+
     # One run at a time per home: another clone's test run must not swap the library under ours.
     with locked(f"use-{version}"):
         if report.step(f"the extension on Postgres {version}: build and install", build_and_install):
             report.step(f"tests on Postgres {version}", tests)
+            if browser:
+                report.step(f"the client in a browser, on Postgres {version}", in_browser)
 
 
 def main():
@@ -184,10 +223,11 @@ def main():
     if arguments.what in ("lint", "test"):
         lint(report, max(versions))
     if arguments.what in ("unit", "test"):
-        report.step("unit tests of the crates", lambda: report.cargo("test", *packages(PURE), "--no-fail-fast"))
+        unit(report)
     if arguments.what == "test":
         for version in versions:
-            on_postgres(report, version)
+            # The client is the same for all of them.
+            on_postgres(report, version, browser=version == max(versions))
     report.finish()
 
 

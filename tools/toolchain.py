@@ -444,6 +444,37 @@ def install(pg_config):
     say(f"installed {libraries / (EXTENSION + '.so')} and {len(scripts)} SQL script(s) in {extensions}")
 
 
+# --- the browser client ------------------------------------------------------------------------------------
+
+
+def client_packages():
+    """Has what the client is built and tested with, as its lock file says. Returns the client's directory."""
+    client = ROOT / "client"
+    lock = client / "package-lock.json"
+    # npm writes this file at the end of an installation, so what is older than the lock file is not whole.
+    done = client / "node_modules/.package-lock.json"
+    if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
+        if not shutil.which("npm"):
+            raise Failure("npm is missing\nhint: install Node 20 or newer")
+        say("installing the client's packages")
+        run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error"], cwd=client)
+        # esbuild and TypeScript are programs in packages of their own for each platform; nothing has to be run for them.
+    return client
+
+
+def chromium():
+    """Path of a Chromium for the browser's tests."""
+    if os.environ.get("RTE_CHROMIUM"):
+        return os.environ["RTE_CHROMIUM"]
+    for attempt in (1, 2):
+        for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+            if found := shutil.which(name):
+                return found
+        if attempt == 1 and can_apt():
+            apt_install("chromium")
+    raise Failure("no Chromium is installed\nhint: install chromium, or RTE_CHROMIUM=/path/to/it")
+
+
 # --- command line ------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,12 @@ export class Assembler {
     return [...this.live].filter(([, live]) => live.ready && !live.staging).map(([name]) => name);
   }
 
+  /** Whether a copy of it is on its way. */
+  joining(name: string): boolean {
+    const live = this.live.get(name);
+    return !live || live.staging;
+  }
+
   /** Parts that were asked for; their rows come as `repair`. */
   expectRepair(name: string, parts: number, want: number[]): void {
     const live = this.live.get(name);

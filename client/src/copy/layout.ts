@@ -21,6 +21,8 @@ export interface Definition {
   params?: unknown[];
   /** Columns, or groups of columns, that are looked up by; in the browser only. */
   indexes?: (string | string[])[];
+  /** When it was asked for last, ms since 1970. Of two tabs that differ the later one is followed. */
+  asked?: number;
 }
 
 /** Says whether two definitions ask the server for the same. */

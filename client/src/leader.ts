@@ -1,0 +1,402 @@
+// What the leading tab does: holds the connection, puts messages together, and applies what they make, one
+// transaction after another.
+//
+// Invariant: messages take effect in the order in which they came; a cursor is shown to the server only after all up to it
+// was handed to the store, in order. So whatever dies first, what is stored is a state that the server's cursor names.
+// Main thread of the leading tab.
+
+import { Connection, type Status as ConnectionStatus } from "./connection/driver.ts";
+import { Assembler, type Commit } from "./copy/assembler.ts";
+import { type Definition, wireText } from "./copy/layout.ts";
+import { RteError, type ErrorInfo } from "./errors.ts";
+import { Integrity, type VerifyReport } from "./integrity.ts";
+import type { Settings } from "./options.ts";
+import type { Down, ErrorMessage } from "./protocol/down.ts";
+import type { Subscription } from "./protocol/up.ts";
+import type { ChangeEvent, Status, TableStatus } from "./status.ts";
+import { Deposed, StorageFull, StorageGone } from "./store/errors.ts";
+import type { Applied, Head, Store } from "./store/store.ts";
+
+export interface LeaderEvents {
+  onStatus(): void;
+  onChange(event: ChangeEvent): void;
+  onError(error: ErrorInfo): void;
+  /** Another leader is at work, or the store cannot be written: this one has ended. */
+  onEnd(why: Deposed | StorageFull | StorageGone | RteError): void;
+  onLayout(): void;
+}
+
+interface Live {
+  definition: Definition;
+  status: TableStatus;
+  retries: number;
+  retry: ReturnType<typeof setTimeout> | undefined;
+}
+
+/** Codes of a subscription's error after which it is asked for again, by and by. */
+const RETRY_MS = { first: 2000, most: 300_000 };
+const ACK_MS = 1000;
+const DAY_MS = 86_400_000;
+/** A live table that no tab has asked for since is forgotten. */
+const KEEP_MS = 7 * DAY_MS;
+
+export class Leader {
+  private readonly store: Store;
+  private readonly events: LeaderEvents;
+  private readonly assembler: Assembler;
+  private readonly connection: Connection;
+  /** A new connection begins with nothing; what the last one has brought is applied first. */
+  private resetPending = false;
+  private open = false;
+  private readonly integrity: Integrity;
+  private readonly tables = new Map<string, Live>();
+  /** Messages that are not put together yet, because a commit has to be applied first. */
+  private inbox: Down[] = [];
+  private reading = false;
+  private commits: Commit[] = [];
+  private applying: Promise<void> | null = null;
+  /** The cursor of the last commit that was handed on, and the tables that are at it. */
+  private cursor: string | undefined;
+  private ready: string[] = [];
+  private time: string | null = null;
+  private connected: ConnectionStatus;
+  private acked = 0;
+  private ended = false;
+
+  private constructor(store: Store, settings: Settings, events: LeaderEvents, head: Head) {
+    this.store = store;
+    this.events = events;
+    this.assembler = new Assembler(store.stage);
+    this.cursor = head.cursor ?? undefined;
+    this.time = head.time ?? null;
+    for (const [name, table] of Object.entries(head.tables)) {
+      const state = table.ready ? "stale" : "waiting";
+      this.tables.set(name, { definition: table.definition, status: { state }, retries: 0, retry: undefined });
+      if (table.ready) this.ready.push(name);
+    }
+    this.integrity = new Integrity({
+      store,
+      send: (message) => this.connection.send(message),
+      expect: (name, parts, want) => this.assembler.expectRepair(name, parts, want),
+      values: settings.values,
+      everyMs: settings.verifyEveryMs,
+      tables: () => [...this.tables].filter(([, live]) => live.status.state === "live").map(([name]) => name),
+      onReport: (report) => this.repaired(report),
+    });
+    this.connection = new Connection({
+      url: settings.url,
+      ...(settings.tenant !== undefined && { tenant: settings.tenant }),
+      ...(settings.token !== undefined && { token: settings.token }),
+      ...settings.connection,
+      client: { name: settings.name, id: settings.tab },
+      hello: () => this.hello(),
+      onMessage: (message) => this.message(message),
+      onOpen: () => this.opened(),
+      onClose: () => this.closed(),
+      onStatus: (status) => {
+        this.connected = status;
+        if (!this.ended) this.events.onStatus();
+      },
+    });
+    this.connected = this.connection.status;
+  }
+
+  /** Accedes in the store and connects. `tables` are wanted besides those that the store has. */
+  static async start(
+    store: Store,
+    settings: Settings,
+    tables: Record<string, Definition>,
+    events: LeaderEvents,
+  ): Promise<Leader> {
+    const head = await store.accede(settings.tab);
+    const kept = Object.entries(head.tables).map(([name, table]) => [name, table.definition] as const);
+    const old = kept.filter(([name, { asked = 0 }]) => !(name in tables) && asked < Date.now() - KEEP_MS);
+    if (old.length > 0) await store.forget(old.map(([name]) => name));
+    await store.define(later(Object.fromEntries(kept), tables));
+    const leader = new Leader(store, settings, events, await store.head());
+    leader.connection.start();
+    leader.integrity.start();
+    return leader;
+  }
+
+  stop(): void {
+    if (this.ended) return;
+    this.ended = true;
+    for (const live of this.tables.values()) clearTimeout(live.retry);
+    this.integrity.stop();
+    this.connection.stop();
+    this.inbox = [];
+    this.assembler.reset();
+  }
+
+  /** Resolves when nothing is being written any more. */
+  async settled(): Promise<void> {
+    while (this.applying) await this.applying;
+  }
+
+  /** Live tables that are wanted from now on, or differently. */
+  async want(tables: Record<string, Definition>): Promise<void> {
+    const before = Object.fromEntries([...this.tables].map(([name, live]) => [name, live.definition]));
+    const changed = Object.entries(later(before, tables));
+    for (const [name, definition] of Object.entries(tables)) {
+      const ours = before[name];
+      if (ours && !changed.some(([other]) => other === name) && wireText(ours) !== wireText(definition)) {
+        this.events.onError({ code: "SUPERSEDED", message: "another tab has since asked for other rows under this name", table: name });
+      }
+    }
+    if (changed.length === 0) return;
+    await this.settled();
+    await this.store.define(Object.fromEntries(changed));
+    for (const [name, definition] of changed) {
+      const before = this.tables.get(name);
+      if (before && wireText(before.definition) === wireText(definition)) {
+        before.definition = definition;
+        continue;
+      }
+      clearTimeout(before?.retry);
+      if (before) this.connection.send({ type: "unsubscribe", id: name });
+      this.ready = this.ready.filter((other) => other !== name);
+      this.tables.set(name, { definition, status: { state: "waiting" }, retries: 0, retry: undefined });
+      this.subscribe(name);
+    }
+    this.events.onStatus();
+  }
+
+  async unwant(names: string[]): Promise<void> {
+    const known = names.filter((name) => this.tables.has(name));
+    for (const name of known) {
+      clearTimeout(this.tables.get(name)!.retry);
+      this.tables.delete(name);
+      this.ready = this.ready.filter((other) => other !== name);
+      this.connection.send({ type: "unsubscribe", id: name });
+    }
+    await this.settled();
+    await this.store.forget(known);
+    this.events.onStatus();
+  }
+
+  async verify(names: string[]): Promise<VerifyReport[]> {
+    return this.integrity.ask(names);
+  }
+
+  /** Connects at once, if it waits to. */
+  restart(): void {
+    this.connection.restart();
+  }
+
+  status(): Pick<Status, "state" | "transport" | "time" | "tables" | "error" | "retryAt"> {
+    const tables = Object.fromEntries([...this.tables].map(([name, live]) => [name, { ...live.status }]));
+    const under = Object.values(tables).some(({ state }) => state !== "live" && state !== "refused");
+    const { state, transport, reason, retryAt } = this.connected;
+    return {
+      state: state === "live" && under ? "syncing" : state,
+      transport: transport ?? null,
+      time: this.time,
+      tables,
+      error: reason && state !== "live" ? { code: String(reason.code), message: reason.message, hint: reason.hint } : undefined,
+      retryAt,
+    };
+  }
+
+  private hello(): { cursor?: string; subscriptions: Subscription[] } {
+    const subscriptions = this.ready.map((name) => this.subscription(name));
+    return this.cursor !== undefined && subscriptions.length > 0 ? { cursor: this.cursor, subscriptions } : { subscriptions: [] };
+  }
+
+  private subscription(name: string): Subscription {
+    const { table, columns, where, params } = this.tables.get(name)!.definition;
+    return { id: name, table, ...(columns && { columns }), ...(where !== undefined && { where }), ...(params && { params }) };
+  }
+
+  /** Asks for what `hello` has not: the rest of the tables have no copy that could go on. */
+  private opened(): void {
+    this.open = true;
+    this.inbox = [];
+    this.resetPending = true;
+    for (const [name, live] of this.tables) {
+      clearTimeout(live.retry);
+      live.retries = 0;
+      if (live.status.state === "live") live.status = { state: "stale" };
+      if (!this.ready.includes(name)) this.subscribe(name);
+    }
+    this.integrity.connected();
+  }
+
+  private closed(): void {
+    this.open = false;
+    // What came behind the last commit is sent again.
+    this.inbox = [];
+    this.resetPending = true;
+    this.integrity.disconnected();
+  }
+
+  private subscribe(name: string): void {
+    if (!this.open) return;
+    const live = this.tables.get(name)!;
+    if (live.status.state !== "stale") live.status = { state: "syncing" };
+    this.connection.send({ type: "subscribe", ...this.subscription(name) });
+  }
+
+  private message(message: Down): void {
+    if (this.ended) return;
+    this.inbox.push(message);
+    if (!this.reading) void this.read();
+  }
+
+  /** Puts messages together in order. A new copy begins only when the one before it has been applied: they are staged by name. */
+  private async read(): Promise<void> {
+    this.reading = true;
+    try {
+      while (this.inbox.length > 0) {
+        const first = this.inbox[0]!;
+        if ((this.resetPending || (first.type === "subscribed" && !first.resumed)) && this.applying) {
+          await this.settled();
+          continue;
+        }
+        if (this.resetPending) {
+          this.resetPending = false;
+          this.assembler.reset();
+        }
+        this.inbox.shift();
+        this.take(first);
+      }
+    } finally {
+      this.reading = false;
+    }
+  }
+
+  private take(message: Down): void {
+    if (message.type === "error") return this.failed(message);
+    if (message.type === "verified") return this.integrity.verified(message);
+    if (message.type === "repair") this.integrity.repairing(message);
+    const received = this.assembler.receive(message);
+    switch (received.kind) {
+      case "nothing":
+        return;
+      case "commit":
+        return this.commit(received.commit);
+      case "subscribed":
+        return this.mark(received.name, received.resumed ? { state: "stale" } : { state: "syncing", rows: 0 });
+      case "progress":
+        return this.mark(received.name, { state: "syncing", rows: received.rows, total: received.total });
+      case "resync":
+        this.ready = this.ready.filter((name) => name !== received.name);
+        return this.mark(received.name, { state: "stale" });
+      case "ended":
+        this.ready = this.ready.filter((name) => name !== received.name);
+        return;
+    }
+  }
+
+  private mark(name: string, status: TableStatus): void {
+    const live = this.tables.get(name);
+    if (!live) return;
+    live.status = status;
+    this.events.onStatus();
+  }
+
+  private failed(message: ErrorMessage): void {
+    const info: ErrorInfo = { code: message.code, message: message.message, hint: message.hint, table: message.id };
+    if (message.id !== undefined && this.integrity.failed(message)) return;
+    const live = message.id === undefined ? undefined : this.tables.get(message.id);
+    if (live && message.code !== "DUPLICATE_SUBSCRIPTION") {
+      const name = message.id!;
+      const lost = this.ready.includes(name) || live.status.state === "stale";
+      this.ready = this.ready.filter((other) => other !== name);
+      live.status = { state: "refused", error: info };
+      // Rows that may not be read any more must not stay.
+      if (lost && message.code !== "NOT_READY") void this.store.empty([name]).catch((error: unknown) => this.end(error));
+      const delay = Math.min(RETRY_MS.first * 2 ** live.retries++, RETRY_MS.most);
+      clearTimeout(live.retry);
+      live.retry = setTimeout(() => {
+        if (this.ended || this.tables.get(name) !== live) return;
+        this.subscribe(name);
+      }, delay * (0.7 + 0.6 * Math.random()));
+    }
+    this.events.onError(info);
+    this.events.onStatus();
+  }
+
+  private commit(commit: Commit): void {
+    this.cursor = commit.cursor;
+    this.ready = commit.ready.filter((name) => this.tables.has(name));
+    this.commits.push(commit);
+    this.applying ??= this.apply().finally(() => (this.applying = null));
+  }
+
+  /** Applies what waits; what has gathered meanwhile goes into one transaction. */
+  private async apply(): Promise<void> {
+    while (this.commits.length > 0 && !this.ended) {
+      const cut = this.commits.findIndex((commit) => commit.verify.length > 0);
+      const batch = this.commits.splice(0, cut === -1 ? this.commits.length : cut + 1);
+      const last = batch.at(-1)!;
+      let applied: Applied;
+      try {
+        applied = await this.store.apply(batch.map((commit) => this.wanted(commit)));
+      } catch (error) {
+        this.commits = [];
+        return this.end(error);
+      }
+      this.told(applied, last);
+      for (const name of last.verify) await this.integrity.compare(name, last.cursor).catch((error: unknown) => this.end(error));
+    }
+  }
+
+  /** Without tables that were given up since. */
+  private wanted(commit: Commit): Commit {
+    const wanted = (name: string) => this.tables.has(name);
+    return { ...commit, tables: commit.tables.filter(({ name }) => wanted(name)), ready: commit.ready.filter(wanted) };
+  }
+
+  private told(applied: Applied, last: Commit): void {
+    this.time = last.time;
+    let became = false;
+    for (const name of last.ready) {
+      const live = this.tables.get(name);
+      if (live && live.status.state !== "live" && !this.assembler.joining(name)) {
+        live.status = { state: "live" };
+        live.retries = 0;
+        became = true;
+      }
+    }
+    for (const table of applied.tables) {
+      this.events.onChange({ table: table.name, replaced: table.replaced, changes: table.changes, time: last.time });
+    }
+    if (applied.layout) this.events.onLayout();
+    if (became) this.events.onStatus();
+    const now = Date.now();
+    if (now - this.acked > ACK_MS) {
+      this.acked = now;
+      this.connection.send({ type: "ack", cursor: last.cursor });
+    }
+  }
+
+  private repaired(report: VerifyReport): void {
+    if (report.repaired > 0) {
+      this.events.onError({
+        code: "REPAIRED",
+        message: `${report.repaired} of ${report.parts} parts of the stored copy differed and were fetched again`,
+        table: report.table,
+      });
+    }
+  }
+
+  private end(error: unknown): void {
+    if (this.ended) return;
+    this.stop();
+    const known = error instanceof Deposed || error instanceof StorageFull || error instanceof StorageGone;
+    this.events.onEnd(known ? error : new RteError({ code: "STORAGE_FAILED", message: String(error) }, error));
+  }
+}
+
+/** Of two definitions the one that was asked for later counts; those that change nothing are left out, but once a day. */
+function later(before: Record<string, Definition>, wanted: Record<string, Definition>): Record<string, Definition> {
+  const text = (definition: Definition) => wireText(definition) + JSON.stringify(definition.indexes ?? []);
+  const changed = Object.entries(wanted).filter(([name, definition]) => {
+    const old = before[name];
+    if (!old) return true;
+    const [asked, askedBefore] = [definition.asked ?? 0, old.asked ?? 0];
+    return text(old) === text(definition) ? asked > askedBefore + DAY_MS : asked >= askedBefore;
+  });
+  return Object.fromEntries(changed);
+}
