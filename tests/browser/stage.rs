@@ -1,11 +1,17 @@
 //! Runs one scenario's script and does for it what it asks: a line of JSON each way, one question at a time.
 
-use rte_testkit::{Builder, Cluster, Shutdown, Signal, Sql, Tellers, alive, expected_rows, kill, token_of, wait_until};
+use rte_testkit::{
+    Builder, Cluster, Pace, Pgbench, Shutdown, Signal, Sql, Tellers, alive, expected_rows, kill, token_of, wait_until,
+};
 use serde_json::{Value, json};
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// What a browser beside the server on two cores can follow with ease. The point is what happens meanwhile, not the load.
+pub const PACE: Pace = Pace { accounts: 10_000, pause: Duration::from_millis(10) };
 
 pub struct Stage {
     pub cluster: Cluster,
@@ -18,6 +24,13 @@ impl Stage {
     /// A cluster that serves, for a script of `client/test/browser`.
     pub fn new(cluster: Builder, script: &'static str, seed: u64) -> Self {
         Self { cluster: cluster.ready(), script, seed, tellers: None }
+    }
+
+    /// With TPC-B's tables, and as many accounts as the writers use.
+    pub fn with_accounts(self) -> Self {
+        Pgbench::prepare(&self.cluster);
+        self.sql().run(&format!("DELETE FROM pgbench_accounts WHERE aid > {}", PACE.accounts));
+        self
     }
 
     /// Plays the scenario to its end.
@@ -94,7 +107,7 @@ impl Stage {
                 match self.tellers.take() {
                     Some(tellers) if question["on"] == json!(false) => tellers.stop(),
                     None if question["on"] == json!(true) => {
-                        self.tellers = Some(Tellers::start(&self.cluster, 1, self.seed));
+                        self.tellers = Some(Tellers::among(&self.cluster, 1, self.seed, PACE));
                     }
                     as_it_is => self.tellers = as_it_is,
                 }

@@ -47,6 +47,11 @@ export function keyPath(layout: Layout): string | string[] | null {
   return layout.key.length === 1 ? layout.key[0]! : [...layout.key];
 }
 
+/** Whether one object store can hold rows of either layout. Those of the one are not found by keys of the other. */
+export function sameStore(a: Layout, b: Layout): boolean {
+  return JSON.stringify(keyPath(a)) === JSON.stringify(keyPath(b));
+}
+
 /** Differs when rows of two layouts cannot be in one object store: by the key's columns or their types. */
 export function keyText(layout: Layout): string {
   const types = layout.key.map((name) => layout.columns.find((column) => column.name === name)?.type ?? null);

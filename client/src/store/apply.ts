@@ -6,7 +6,7 @@
 import type { Dexie, Table } from "dexie";
 import type { Commit } from "../copy/assembler.ts";
 import { partOf } from "../copy/hash.ts";
-import { type Codec, keyText, type Stored, type StoredKey, type ValueOptions, valuesText } from "../copy/values.ts";
+import { type Codec, keyText, sameStore, type Stored, type StoredKey, type ValueOptions, valuesText } from "../copy/values.ts";
 import { Deposed } from "./errors.ts";
 import { HEAD, identityOf, readHead, STAGING, writeHead, type Head, type TableHead } from "./head.ts";
 import type { Net, Step, Work } from "./merge.ts";
@@ -55,7 +55,7 @@ export function missing(works: Work[], head: Head, context: Context): Work[] {
   return works.filter((work) => {
     const table = own(head, work.name);
     if (!table || !concerns(work, table, context)) return false;
-    return work.staged && (!table.layout || keyText(table.layout) !== keyText(work.layout));
+    return work.staged && (!table.layout || !sameStore(table.layout, work.layout));
   });
 }
 
@@ -110,7 +110,9 @@ function concerns({ name, staged }: Work, table: TableHead, { identity, staging 
 
 function fit(work: Work, table: TableHead, context: Context): boolean {
   if (!concerns(work, table, context) || !table.layout) return false;
-  return keyText(table.layout) === keyText(work.layout) && (work.staged || table.ready);
+  // Rows that are all replaced may be of another type of key than those before them.
+  if (work.staged) return sameStore(table.layout, work.layout);
+  return table.ready && keyText(table.layout) === keyText(work.layout);
 }
 
 /** The work on one table, inside the transaction. */

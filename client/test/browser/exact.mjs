@@ -60,8 +60,11 @@ await scenario(async ({ server, network, browser, page, dice, note, origin }) =>
   for (let round = 0; round < ROUNDS; round++) {
     const name = round < names.length ? names[round] : dice.pick(names);
     seen.actions[name] = (seen.actions[name] ?? 0) + 1;
+    const began = Date.now();
     await actions[name](dice.pick(tabs));
+    const acted = Date.now();
     for (let i = 0; i < 3; i++) await check(dice.pick(tabs));
+    if (process.env.RTE_VERBOSE) note(`round ${round}: ${name} ${acted - began} ms, checks ${Date.now() - acted} ms`);
     // The load and the tabs have to go on, or nothing would be tested.
     if (dice.below(3) === 0) { const tab = dice.pick(tabs); await live(tab); await check(tab); }
   }

@@ -29,7 +29,7 @@ pub use compare::{assert_equal, difference, difference_to, expected_rows, held_r
 pub use crowd::Crowd;
 pub use http::{Response, get, request};
 pub use json::canonical;
-pub use load::{Pgbench, TPCB_TABLES, Tellers, TpcbSums};
+pub use load::{Pace, Pgbench, TPCB_TABLES, Tellers, TpcbSums};
 pub use process::{Signal, alive, children, kill, rss_kb, with_cwd};
 pub use settings::{Dice, rounds, seconds, seed};
 pub use sql::{Door, Sql};

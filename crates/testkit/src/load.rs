@@ -107,6 +107,15 @@ impl Watch for TpcbSums {
     }
 }
 
+/// How hard writers press.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Accounts from 1 on that are written to.
+    pub accounts: u32,
+    /// Between two transactions of one writer.
+    pub pause: Duration,
+}
+
 /// Writers of TPC-B that come back when the server does, which pgbench's do not.
 pub struct Tellers {
     threads: Vec<JoinHandle<()>>,
@@ -116,15 +125,21 @@ pub struct Tellers {
 }
 
 impl Tellers {
-    /// Starts writers, each with a session of its own.
+    /// Starts writers, each with a session of its own, at full speed.
     #[must_use]
     pub fn start(cluster: &Cluster, count: u64, seed: u64) -> Self {
+        Self::among(cluster, count, seed, Pace { accounts: 100_000, pause: Duration::ZERO })
+    }
+
+    /// Starts writers, each with a session of its own.
+    #[must_use]
+    pub fn among(cluster: &Cluster, count: u64, seed: u64, pace: Pace) -> Self {
         let (stop, done, failed) = (Arc::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let threads = (0..count)
             .map(|n| {
                 let (stop, done, failed) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&failed));
                 let (door, mut dice) = (cluster.door(), Dice::with_seed(seed ^ n << 32));
-                std::thread::spawn(move || teller(&door, &mut dice, &stop, &done, &failed))
+                std::thread::spawn(move || teller(&door, &mut dice, pace, &stop, &done, &failed))
             })
             .collect();
         Self { threads, stop, done, failed }
@@ -161,14 +176,14 @@ impl Tellers {
     }
 }
 
-fn teller(door: &Door, dice: &mut Dice, stop: &AtomicBool, done: &AtomicU64, failed: &AtomicU64) {
+fn teller(door: &Door, dice: &mut Dice, pace: Pace, stop: &AtomicBool, done: &AtomicU64, failed: &AtomicU64) {
     let mut session: Option<Sql> = None;
     while !stop.load(Ordering::SeqCst) {
         let Some(sql) = session.as_mut() else {
             session = within(Duration::from_secs(1), || door.knock("postgres").ok());
             continue;
         };
-        let (account, delta) = (dice.u32(1..=100_000), dice.i32(-5000..=5000));
+        let (account, delta) = (dice.u32(1..=pace.accounts), dice.i32(-5000..=5000));
         let (teller, branch) = (dice.u32(1..=10), 1);
         let transaction = format!(
             "BEGIN; UPDATE pgbench_accounts SET abalance = abalance + {delta} WHERE aid = {account};
@@ -180,6 +195,7 @@ fn teller(door: &Door, dice: &mut Dice, stop: &AtomicBool, done: &AtomicU64, fai
         match sql.batch_execute(&transaction) {
             Ok(()) => {
                 done.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(pace.pause);
             }
             Err(_) => {
                 failed.fetch_add(1, Ordering::SeqCst);
