@@ -34,7 +34,8 @@ test.each(KINDS)("over %s it greets, is welcomed, sends and receives in order", 
   await client.live(kind);
   const session = server.sessions[0]!;
   expect(session.received[0]).toEqual({
-    type: "hello", token: "t", tenant: "acme", client: { name: "test" }, cursor: "c0", subscriptions: [{ id: "o", table: "orders" }],
+    type: "hello", token: "t", tenant: "acme", client: { name: "test" }, cursor: "c0",
+    subscriptions: [{ id: "o", table: "orders" }],
   });
   for (let i = 0; i < 50; i++) client.connection.send({ type: "ack", cursor: `a${i}` });
   for (let i = 0; i < 50; i++) session.send({ type: "unsubscribed", id: `u${i}` });
@@ -42,8 +43,9 @@ test.each(KINDS)("over %s it greets, is welcomed, sends and receives in order", 
     server.until(() => session.received.length === 51),
     client.until(() => client.messages.some((m) => m.type === "unsubscribed" && m.id === "u49")),
   ]);
-  expect(session.received.slice(1).map((m) => (m.type === "ack" ? m.cursor : "?"))).toEqual(Array.from({ length: 50 }, (_, i) => `a${i}`));
-  expect(client.messages.flatMap((m) => (m.type === "unsubscribed" ? [m.id] : []))).toEqual(Array.from({ length: 50 }, (_, i) => `u${i}`));
+  const numbered = (letter: string): string[] => Array.from({ length: 50 }, (_, i) => letter + i);
+  expect(session.received.slice(1).map((m) => (m.type === "ack" ? m.cursor : "?"))).toEqual(numbered("a"));
+  expect(client.messages.flatMap((m) => (m.type === "unsubscribed" ? [m.id] : []))).toEqual(numbered("u"));
   expect(client.welcomes[0]?.tenant).toBe("t");
 });
 
@@ -152,7 +154,7 @@ test("a fixed token that is refused ends in refused, with the server's words; an
   await client.live();
 });
 
-test("a token callback that throws, rejects or gives no text is asked again, with back-off, and its words are shown", async () => {
+test("a token callback that throws, rejects, gives no text or nothing is asked again", async () => {
   const answers: (() => Promise<string> | string)[] = [
     () => { throw new Error("logged out"); },
     () => Promise.reject(new Error("502")),
@@ -171,7 +173,8 @@ test("a token callback that throws, rejects or gives no text is asked again, wit
   expect(reasons).toEqual(["first", "first", "first", "first", "first"]);
   const said = client.statuses.flatMap(({ reason }) => (reason ? [`${reason.code} ${reason.message}`] : []));
   expect(said).toEqual(expect.arrayContaining([
-    "TOKEN_FAILED logged out", "TOKEN_FAILED 502", "TOKEN_FAILED the token callback gave no text", "TOKEN_FAILED the token took too long",
+    "TOKEN_FAILED logged out", "TOKEN_FAILED 502", "TOKEN_FAILED the token callback gave no text",
+    "TOKEN_FAILED the token took too long",
   ]));
 });
 
@@ -181,7 +184,7 @@ test("a token is renewed before it expires, on the open connection", async () =>
   server.onHello = (session) => server.welcome(session, { expires_in_ms: 200 });
   const client = connect({ token: () => tokens.shift()! });
   await server.until(() => !!server.sessions[0]?.received.some((message) => message.type === "auth"));
-  expect(server.sessions[0]!.received.find((message) => message.type === "auth")).toEqual({ type: "auth", token: all[1] });
+  expect(server.sessions[0]!.received.filter(({ type }) => type === "auth")).toEqual([{ type: "auth", token: all[1] }]);
   expect(client.closed).toEqual([]);
 });
 
@@ -197,7 +200,8 @@ test.each([4400, 4403, 4404, 4413])("after %i it stays away until it is restarte
   server.onHello = (session) => session.close(code, "no");
   const client = connect();
   await client.until(() => client.status.state === "refused");
-  expect(client.status).toEqual({ state: "refused", transport: "websocket", reason: { code: String(code), message: "no" } });
+  const reason = { code: String(code), message: "no" };
+  expect(client.status).toEqual({ state: "refused", transport: "websocket", reason });
   server.onHello = (session) => server.welcome(session);
   client.connection.restart();
   await client.live();
@@ -245,14 +249,14 @@ test("a server that only answers pings is kept", async () => {
   expect(client.status.state).toBe("live");
 });
 
-test.each(["events", "poll"] as const)("over %s it posts a ping now and then, though it has nothing to say", async (kind) => {
+test.each(["events", "poll"] as const)("over %s it posts a ping where it has nothing to say", async (kind) => {
   server.heartbeatMs = 100;
   const client = connect({ transports: [kind] });
-  await server.until(() => (server.sessions[0]?.received.filter((message) => message.type === "ping").length ?? 0) >= 3);
+  await server.until(() => server.sessions[0]?.received.map(({ type }) => type).join(" ") === "hello ping ping ping");
   expect(client.status.state).toBe("live");
 });
 
-test.each(["events", "poll"] as const)("over %s a message that cannot be sent ends the connection, and the next cures it", async (kind) => {
+test.each(["events", "poll"] as const)("over %s a message that cannot be sent ends the connection", async (kind) => {
   const client = connect({ transports: [kind] });
   await client.live();
   server.refuseSends = 409;

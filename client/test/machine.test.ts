@@ -14,7 +14,7 @@ const most = always(0.999999);
 
 // Coming back
 
-test.each([1000, 1001, 1006, 1012, 4408, 4409])("after %i a connection that was live comes back at once, a little spread", (code) => {
+test.each([1000, 1001, 1006, 1012, 4408, 4409])("after %i it comes back at once, a little spread", (code) => {
   expect(wait(worldIn("live", { random: most }).closed(code))).toBe(TIMING.spread);
   expect(wait(worldIn("live", { random: always(0) }).closed(code))).toBe(0);
 });
@@ -74,7 +74,7 @@ test.each([
   expect(wait(world.closed(1006))).toBe(expected);
 });
 
-test("returns at once that repeat are slowed down, though each was live and saw a commit; too slow a client at the second", () => {
+test("returns at once that repeat are slowed down, though each saw a commit; of a slow client the second", () => {
   const waits = (code: number): (number | undefined)[] => {
     const world = worldIn("live", { random: most });
     return Array.from({ length: 6 }, () => {
@@ -254,7 +254,8 @@ test("a renewal has its time, and shows the fresh token on the open connection",
 });
 
 test.each([
-  [HOUR, 0.8 * HOUR], [60_000, 48_000], [40_000, 30_000], [20_001, 10_001], [20_000, 10_000], [4000, 2000], [500, 1000], [-1000, 1000],
+  [HOUR, 0.8 * HOUR], [60_000, 48_000], [40_000, 30_000], [20_001, 10_001],
+  [20_000, 10_000], [4000, 2000], [500, 1000], [-1000, 1000],
 ])("a token that is good for %i ms is renewed after %i", (left, after) => {
   expect(renewalIn(left)).toBe(after);
 });

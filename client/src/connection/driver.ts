@@ -241,7 +241,8 @@ export class Connection {
         this.happen({ type: "tokenFailed", message: "the token callback gave no text" });
       },
       (error: unknown) => {
-        if (current()) this.happen({ type: "tokenFailed", message: error instanceof Error ? error.message : String(error) });
+        const message = error instanceof Error ? error.message : String(error);
+        if (current()) this.happen({ type: "tokenFailed", message });
       },
     );
   }
@@ -300,7 +301,7 @@ export class Connection {
   }
 
   private listenToPage(): () => void {
-    const { window, document, navigator } = globalThis as Partial<Pick<Window, "document" | "navigator">> & { window?: Window };
+    const { window, document, navigator }: { window?: Window; document?: Document; navigator?: Navigator } = globalThis;
     const ends: (() => void)[] = [];
     const listen = (target: EventTarget | undefined, name: string, then: () => void): void => {
       target?.addEventListener?.(name, then);

@@ -16,7 +16,7 @@ import { backoff, type Timing, TIMING } from "./timing.ts";
 type Handler<E extends EventType> = (t: Turn, event: EventOf<E>) => void;
 type Table = { readonly [S in State]: { readonly [E in EventType]: Handler<E> } };
 
-/** What happens to the machine at an event, and what the driver has to do for it, in order. `random` is from 0 up to 1. */
+/** What becomes of the machine at an event, and what the driver has to do for it, in order. `random` is from 0 to 1. */
 export function step(
   before: Machine, event: Event, now: number, random: number, timing: Timing = TIMING,
 ): { machine: Machine; effects: Effect[] } {
@@ -43,8 +43,9 @@ function setBack(m: Machine, by: number): void {
 }
 
 function sameStatus(a: Status, b: Status): boolean {
-  return a.state === b.state && a.transport === b.transport && a.retryAt === b.retryAt && a.reason?.code === b.reason?.code
-    && a.reason?.message === b.reason?.message && a.reason?.hint === b.reason?.hint;
+  const [p, q] = [a.reason, b.reason];
+  return a.state === b.state && a.transport === b.transport && a.retryAt === b.retryAt
+    && p?.code === q?.code && p?.message === q?.message && p?.hint === q?.hint;
 }
 
 // Handlers that several states share

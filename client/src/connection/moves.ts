@@ -83,7 +83,8 @@ export function open(t: Turn): void {
 /** Gives the connection up, without a word on what comes next. */
 export function drop(t: Turn): void {
   const { state } = t.m;
-  if (state === "opening" || state === "greeting" || state === "live") t.effects.push({ do: "close", code: CLOSE.normal });
+  const connected = state === "opening" || state === "greeting" || state === "live";
+  if (connected) t.effects.push({ do: "close", code: CLOSE.normal });
 }
 
 /** The connection was lost, or did not come about: what next depends on the code. */

@@ -22,7 +22,8 @@ export const openPoll: OpenTransport = (endpoints, platform, listener) => {
   };
   /** Undefined when it has ended meanwhile. */
   const ask = async (method: "GET" | "POST", query?: Record<string, string>): Promise<unknown> => {
-    const response = await platform.fetch(endpoints.http("/poll", query), { method, cache: "no-store", signal: aborter.signal });
+    const { signal } = aborter;
+    const response = await platform.fetch(endpoints.http("/poll", query), { method, cache: "no-store", signal });
     if (response.ok) return response.json();
     await response.body?.cancel();
     end(codeOfStatus(response.status), `status ${response.status}`);

@@ -24,7 +24,9 @@ export function checkHealth(endpoints: Endpoints, { fetch }: Platform, limitMs: 
  * Whether a WebSocket works, frames both ways included: the server says of a type that it does not know that it does
  * not, before `hello` too. Needs no token, and leaves no session.
  */
-export function probeWebSocket(endpoints: Endpoints, { WebSocket }: Platform, limitMs: number, answer: Answer): Abandon {
+export function probeWebSocket(
+  endpoints: Endpoints, { WebSocket }: Platform, limitMs: number, answer: Answer,
+): Abandon {
   let close = (): void => {};
   const once = onlyOnce(limitMs, answer, () => close());
   try {

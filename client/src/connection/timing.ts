@@ -8,7 +8,7 @@ export interface Timing {
   open: number;
   /** From `hello` to `welcome`. The server waits up to 10 s for a tenant's feeder, and says so when it is late. */
   welcome: number;
-  /** The most that a return "at once" is delayed, so that all clients of a server that restarts do not come in one moment. */
+  /** The most that a return "at once" is delayed: its clients shall not all come in one moment. */
   spread: number;
   /** Back-off: the first bound; it doubles up to the last. */
   first: number;
@@ -71,7 +71,7 @@ export function expiryOf(facts: TokenFacts, offset: number | null, gotAt: number
   return facts.iat === undefined ? null : gotAt + (facts.exp - facts.iat) * 1000;
 }
 
-/** How long to wait before renewing a token that is good for so long: 80 % of it, and no less than 10 s before its end. */
+/** How long to wait before renewing a token that is good for so long: 80 % of it, and up to 10 s before its end. */
 export function renewalIn(remaining: number): number {
   return remaining > 20_000 ? Math.min(remaining * 0.8, remaining - 10_000) : Math.max(1000, remaining / 2);
 }

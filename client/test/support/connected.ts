@@ -1,7 +1,9 @@
 // A connection under test, what it has told, and a way to wait for any of it.
 
 import { WebSocket } from "ws";
-import { Connection, type CloseInfo, type ConnectionOptions, type Status, type TransportKind } from "../../src/connection/driver.ts";
+import {
+  type CloseInfo, Connection, type ConnectionOptions, type Status, type TransportKind,
+} from "../../src/connection/driver.ts";
 import type { Timing } from "../../src/connection/timing.ts";
 import type { Down, Welcome } from "../../src/protocol/down.ts";
 

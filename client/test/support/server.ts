@@ -34,7 +34,9 @@ interface Channel {
 }
 
 export class FakeServer {
-  trouble: Record<TransportKind | "health", Trouble> = { websocket: "none", events: "none", poll: "none", health: "none" };
+  trouble: Record<TransportKind | "health", Trouble> = {
+    websocket: "none", events: "none", poll: "none", health: "none",
+  };
   heartbeatMs = 60_000;
   /** All that were made, the latest last. */
   readonly sessions: Session[] = [];
@@ -121,7 +123,9 @@ export class FakeServer {
     this.requests.push("WS /ws");
     this.happened();
     socket.on("error", () => {});
-    if (this.trouble.websocket === "refused") return void socket.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
+    if (this.trouble.websocket === "refused") {
+      return void socket.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
+    }
     if (this.trouble.websocket === "hangs") return void this.held.add(socket);
     this.ws.handleUpgrade(request, socket, head, (client) => {
       const session: Session = {
@@ -162,7 +166,9 @@ export class FakeServer {
     response.writeHead(ok ? 200 : 503).end(JSON.stringify({ status: ok ? "ok" : "starting" }));
   }
 
-  private channel(kind: TransportKind, request: IncomingMessage, deliver: (channel: Channel, text: string) => void): Channel {
+  private channel(
+    kind: TransportKind, request: IncomingMessage, deliver: (channel: Channel, text: string) => void,
+  ): Channel {
     const session: Session = {
       kind, url: request.url ?? "", received: [], ended: false,
       send: (message) => session.raw(JSON.stringify(message)),

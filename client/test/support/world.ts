@@ -2,7 +2,9 @@
 // bad, and a driver that checks each effect against what the machine may ask for in that moment.
 
 import { step } from "../../src/connection/machine.ts";
-import { atRest, type Effect, type Event, type Machine, type State, type Status, statusOf, type TimerKind } from "../../src/connection/state.ts";
+import {
+  atRest, type Effect, type Event, type Machine, type State, type Status, statusOf, type TimerKind,
+} from "../../src/connection/state.ts";
 import { TIMING, type TokenFacts } from "../../src/connection/timing.ts";
 import type { TransportKind } from "../../src/connection/transport.ts";
 
@@ -21,7 +23,8 @@ export const LADDER: readonly TransportKind[] = ["websocket", "events", "poll"];
 
 /** The timer without which a state could last for ever. */
 const GUARD: Readonly<Record<State, TimerKind | null>> = {
-  stopped: null, refused: null, token: "token", opening: "open", greeting: "welcome", live: "watch", waiting: "retry", offline: "retry",
+  stopped: null, refused: null,
+  token: "token", opening: "open", greeting: "welcome", live: "watch", waiting: "retry", offline: "retry",
 };
 
 export class World {
@@ -73,7 +76,7 @@ export class World {
     this.now = until;
   }
 
-  /** Somebody sets the clock back, and the next event tells. Timers do not follow the clock: they are due when they were. */
+  /** Somebody sets the clock back, and the next event tells. Timers do not follow the clock. */
   setBack(ms: number): void {
     this.now -= ms;
     for (const [kind, due] of this.timers) this.timers.set(kind, due - ms);
@@ -174,8 +177,9 @@ export class World {
   private check(): void {
     const { machine: m, timers } = this;
     const guard = GUARD[m.state];
+    const asking = this.fetching !== null || this.checking || this.probing;
     if (guard) must(timers.has(guard), `in ${m.state} the timer ${guard} is armed`);
-    else must(timers.size === 0 && !this.fetching && !this.checking && !this.probing, `nothing is under way in ${m.state}`);
+    else must(timers.size === 0 && !asking, `nothing is under way in ${m.state}`);
     must((this.socket !== null) === ["opening", "greeting", "live"].includes(m.state), `a connection in ${m.state}`);
     must((this.fetching !== null) === (m.fetching !== null), "a token is fetched if the machine thinks so");
     must(this.checking === m.checking && this.probing === m.probing, "what is asked beside is known");
@@ -191,7 +195,11 @@ function must(holds: boolean, promise: string): asserts holds {
 
 /** A world in which the machine has come to a state, by the shortest way. */
 export function worldIn(state: State, { facts, random, ladder, begin, heartbeat = 20_000 }: {
-  facts?: TokenFacts; random?: () => number; ladder?: readonly TransportKind[]; begin?: TransportKind; heartbeat?: number;
+  facts?: TokenFacts;
+  random?: () => number;
+  ladder?: readonly TransportKind[];
+  begin?: TransportKind;
+  heartbeat?: number;
 } = {}): World {
   const world = new World(random, ladder, begin);
   if (state === "stopped") return world;
