@@ -42,3 +42,15 @@ fn each_user_has_a_store_of_their_own() {
 fn a_page_without_storage_or_with_too_little_goes_on_in_memory() {
     Stage::new(cluster(), "storage", seed("browser storage")).play();
 }
+
+#[test]
+fn where_websockets_are_blocked_events_and_polls_are_as_exact() {
+    Stage::new(cluster(), "fallback", seed("browser fallback")).with_accounts().play();
+}
+
+/// Prints a table for docs/BENCHMARKS.md; `RTE_ROUNDS` and `RTE_ROWS` say how much.
+#[test]
+#[ignore = "a measurement, for a machine that does nothing else"]
+fn what_the_client_costs_a_page() {
+    Stage::new(cluster(), "figures", seed("browser figures")).play();
+}
