@@ -31,7 +31,11 @@ export interface Work {
   steps: Step[];
 }
 
-export function merge(commits: Commit[], values: ValueOptions): Work[] {
+/** Changes that are merged in one go. */
+const CHANGES = 2000;
+
+/** Yields from time to time, so that the page can do something else. */
+export function* merge(commits: Commit[], values: ValueOptions): Generator<void, Work[], void> {
   const works = new Map<string, Work>();
   for (const commit of commits) {
     for (const table of commit.tables) {
@@ -41,17 +45,18 @@ export function merge(commits: Commit[], values: ValueOptions): Work[] {
         work = { name, layout, codec: new Codec(layout, values), staged: table.replace, steps: [] };
         works.set(name, work);
       }
-      add(work, table);
+      yield* add(work, table);
     }
   }
   return [...works.values()];
 }
 
-function add(work: Work, { replace, repair, changes }: TableCommit): void {
+function* add(work: Work, { replace, repair, changes }: TableCommit): Generator<void, void, void> {
   const { codec, steps } = work;
   if (replace) steps.push({ base: "staged", rows: new Map() });
   if (repair) steps.push({ base: "copy", repair, rows: new Map() });
-  for (const change of changes) {
+  for (const [i, change] of changes.entries()) {
+    if (i % CHANGES === CHANGES - 1) yield;
     if (change.op === "truncate") {
       steps.splice(0, steps.length, { base: "nothing", rows: new Map() });
       continue;

@@ -14,7 +14,7 @@ import { digest, type Digest } from "./digest.ts";
 import { meaning, StorageFull, StorageGone } from "./errors.ts";
 import { HEAD, identity, identityOf, readHead, STAGING, writeHead, type Head } from "./head.ts";
 import { checkDefinition, fits, storesOf, upgrade, type Edit } from "./layout.ts";
-import { merge } from "./merge.ts";
+import { merge, type Work } from "./merge.ts";
 import { Staging } from "./stage.ts";
 
 export type { Applied, Changed, RowChange } from "./apply.ts";
@@ -186,7 +186,7 @@ class LiveStore implements Store {
 
   async apply(commits: Commit[]): Promise<Applied> {
     if (commits.length === 0) return { tables: [], skipped: [], layout: false };
-    const works = merge(commits, this.values);
+    const works = await merged(commits, this.values);
     let layout = false;
     return this.run(async () => {
       await this.stage.settled();
@@ -290,6 +290,27 @@ class LiveStore implements Store {
       }
     }
   }
+}
+
+async function merged(commits: Commit[], values: ValueOptions): Promise<Work[]> {
+  const merging = merge(commits, values);
+  for (;;) {
+    const { done, value } = merging.next();
+    if (done) return value;
+    await pause();
+  }
+}
+
+/** Lets the page have its turn; a timer would wait long in a tab that is hidden. */
+function pause(): Promise<void> {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
 }
 
 /** Of how much closing the store gives up: five failures, or fifty upgrades. */

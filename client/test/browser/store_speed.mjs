@@ -58,6 +58,7 @@ function tools() {
   ];
   /** Time of the work, and the longest time that the main thread did not get round to a timer. */
   window.watch = async (work) => {
+    performance.mark("watch");
     const tasks = [];
     const observer = new PerformanceObserver((list) => tasks.push(...list.getEntries().map((entry) => entry.duration)));
     observer.observe({ type: "longtask" });
@@ -74,6 +75,7 @@ function tools() {
     const ms = performance.now() - start;
     tick();
     clearInterval(timer);
+    performance.mark("watched");
     await new Promise((resolve) => setTimeout(resolve, 50));
     observer.disconnect();
     return { ms: Math.round(ms), stall: Math.round(stall), longtask: Math.round(Math.max(0, ...tasks)) };
@@ -98,8 +100,36 @@ async function page() {
   return page;
 }
 
+/**
+ * Runs a function in the page, and adds to the figures of each `watch` what no other program's work is in: the processor time
+ * of the main thread's longest task.
+ */
+async function traced(page, run, argument) {
+  const session = await context.newCDPSession(page);
+  const events = [];
+  session.on("Tracing.dataCollected", ({ value }) => events.push(...value));
+  const complete = new Promise((resolve) => session.once("Tracing.tracingComplete", resolve));
+  await session.send("Tracing.start", { categories: "toplevel,blink.user_timing,disabled-by-default-devtools.timeline" });
+  const figures = await page.evaluate(run, argument);
+  await session.send("Tracing.end");
+  await complete;
+  await session.detach();
+  const marks = events.filter(({ cat, name }) => cat === "blink.user_timing" && (name === "watch" || name === "watched"));
+  marks.sort((a, b) => a.ts - b.ts);
+  const { pid, tid } = marks[0];
+  const tasks = events.filter((event) => event.pid === pid && event.tid === tid && event.tdur > 0 && /RunTask/.test(event.name));
+  const list = "ms" in figures ? [figures] : Object.values(figures);
+  for (const [i, figure] of list.entries()) {
+    const [from, to] = [marks[2 * i].ts, marks[2 * i + 1].ts];
+    const within = tasks.filter(({ ts, dur }) => ts + dur > from && ts < to).map(({ tdur }) => tdur / 1000);
+    figure.task = Math.round(Math.max(0, ...within));
+    figure.busy = Math.round(within.reduce((sum, ms) => sum + ms, 0));
+  }
+  return figures;
+}
+
 async function plain(page, rows) {
-  return page.evaluate(async (rows) => {
+  return traced(page, async (rows) => {
     const { Dexie, Codec } = window.lib;
     await Dexie.delete("plain");
     const db = new Dexie("plain");
@@ -115,7 +145,7 @@ async function plain(page, rows) {
 }
 
 async function staged(page, rows, stageBytes) {
-  return page.evaluate(async ({ rows, stageBytes }) => {
+  return traced(page, async ({ rows, stageBytes }) => {
     const { openStore } = window.lib;
     const before = await openStore({ name: "staged" });
     await before.destroy();
@@ -153,7 +183,7 @@ async function staged(page, rows, stageBytes) {
     const left = await store.db.table("_rte_staging").count();
     if (left !== 0) throw new Error("staged rows are left over");
     store.close();
-    return { first, again, digest, "100 x 10 updates": small, "20,000 updates": large };
+    return { first, "100 x 10 updates": small, "20,000 updates": large, digest, again };
   }, { rows, stageBytes });
 }
 
@@ -235,11 +265,10 @@ try {
     console.log("  staged on disk   ", JSON.stringify(spilled));
     best.plain = Math.min(best.plain, bare.ms);
     best.memory = Math.min(best.memory, memory.first.ms);
-    const stalls = [memory, spilled].flatMap((figures) => Object.values(figures)).map(({ longtask }) => longtask);
+    const stalls = [memory, spilled].flatMap((figures) => Object.values(figures)).map(({ task }) => task);
     best.stall = Math.min(best.stall, Math.max(...stalls));
   }
-  // The best of the rounds: on a machine that does other work too, the rest is its share.
-  promise(`no task of the main thread takes ${STALL_MS} ms (${best.stall})`, best.stall < STALL_MS);
+  promise(`no task of the main thread takes ${STALL_MS} ms of the processor (${best.stall})`, best.stall < STALL_MS);
   promise(`a snapshot takes at most ${TIMES_PLAIN} of plain (${(best.memory / best.plain).toFixed(2)})`, best.memory <= TIMES_PLAIN * best.plain);
   const hash = await hashed(tab, ROWS);
   promise(`${ROWS} rows are hashed in ${hash} ms, under 2 s`, hash < 2000);
