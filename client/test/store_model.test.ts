@@ -1,5 +1,5 @@
-// Against a plain model: whatever commits come, however they are cut into transactions, and wherever a tab dies, each copy that
-// the head calls ready is what a Map that takes change by change has at the head's cursor.
+// Against a plain model: whatever commits come, however they are cut into transactions, and wherever a tab dies, each
+// copy that the head calls ready is what a Map that takes change by change has at the head's cursor.
 //
 // RTE_SEED=n runs one seed.
 import { IDBFactory, IDBKeyRange, IDBObjectStore } from "fake-indexeddb";

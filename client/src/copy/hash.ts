@@ -1,8 +1,8 @@
-// Hashes by which server and client find out whether they hold the same rows: the canonical form of a value (RFC 8785, of
-// what JSON.parse gives), two lanes of MurmurHash3_x86_32 over it, and sums of them over a set, by parts.
+// Hashes by which server and client find out whether they hold the same rows: the canonical form of a value (RFC 8785,
+// of what JSON.parse gives), two lanes of MurmurHash3_x86_32 over it, and sums of them over a set, by parts.
 //
-// Invariant: equals what crates/core computes for the same rows in any order (vectors: crates/core/tests/hash_vectors.json).
-// Pure; any thread.
+// Invariant: equals what crates/core computes for the same rows in any order (vectors:
+// crates/core/tests/hash_vectors.json). Pure; any thread.
 
 const SEEDS = [0x9747b28c, 0x85ebca6b] as const;
 
@@ -102,7 +102,9 @@ function encode(text: string): number {
   return encoder.encodeInto(text, bytes).written;
 }
 
-/** Of the first `length` bytes. Words are read as the machine has them: everything that runs a browser is little-endian. */
+/**
+ * Of the first `length` bytes. Words are read as the machine has them: everything that runs a browser is little-endian.
+ */
 function mix(length: number, seed: number): number {
   const blocks = length >>> 2;
   let h = seed | 0;

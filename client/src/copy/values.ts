@@ -1,4 +1,5 @@
-// Values as the wire has them (docs/PROTOCOL.md, "Values") and as the browser keeps them: one converter per layout, both ways.
+// Values as the wire has them (docs/PROTOCOL.md, "Values") and as the browser keeps them: one converter per layout,
+// both ways.
 //
 // Invariant: a stored row gives back the wire's values exactly, in all columns that `exact` names; a key always does.
 // Pure; any thread.
@@ -8,15 +9,23 @@ import type { Layout } from "./layout.ts";
 
 /** How values are kept. What is stored depends on it, so a copy that was made with other options is no good. */
 export interface ValueOptions {
-  /** `auto`: number where it is exact, else BigInt. Key columns: number where it is exact, else string; with `string`, string. */
+  /**
+   * `auto`: number where it is exact, else BigInt. Key columns: number where it is exact, else string; with `string`,
+   * string.
+   */
   int8?: "auto" | "bigint" | "string";
-  /** `timestamp` and `timestamptz` as Date, to the millisecond; key columns stay strings. Infinity and BC stay strings too. */
+  /**
+   * `timestamp` and `timestamptz` as Date, to the millisecond; key columns stay strings. Infinity and BC stay strings
+   * too.
+   */
   dates?: boolean;
 }
 
 export type Stored = Record<string, unknown>;
 
-/** What a row is found by: the key column's value, an array of them, or a text where IndexedDB cannot take the types. */
+/**
+ * What a row is found by: the key column's value, an array of them, or a text where IndexedDB cannot take the types.
+ */
 export type StoredKey = IDBValidKey;
 
 type Convert = (value: unknown) => unknown;
@@ -163,8 +172,8 @@ function back(pair: Pair | null, value: unknown): unknown {
 
 /** `__proto__` may be a column too. */
 function put(object: Stored, name: string, value: unknown): void {
-  if (name === "__proto__") Object.defineProperty(object, name, { value, enumerable: true, configurable: true, writable: true });
-  else object[name] = value;
+  if (name !== "__proto__") object[name] = value;
+  else Object.defineProperty(object, name, { value, enumerable: true, configurable: true, writable: true });
 }
 
 function pairOf(type: string, options: ValueOptions, inKey: boolean): Pair | null {

@@ -1,7 +1,7 @@
 // Applies commits in one transaction: the fence, the rows, the head.
 //
-// Invariant: it happens whole or not at all, and only while the leader that asks for it is the one in the head. Rows go in
-// batches so that the page can do something else in between. Main thread of the leading tab.
+// Invariant: it happens whole or not at all, and only while the leader that asks for it is the one in the head. Rows go
+// in batches so that the page can do something else in between. Main thread of the leading tab.
 
 import type { Dexie, Table } from "dexie";
 import type { Commit } from "../copy/assembler.ts";
@@ -19,7 +19,10 @@ export type RowChange =
 
 export interface Changed {
   name: string;
-  /** Anything may have changed: a snapshot, a truncate, a repair, or more than is told one by one. Then `changes` is empty. */
+  /**
+   * Anything may have changed: a snapshot, a truncate, a repair, or more than is told one by one. Then `changes` is
+   * empty.
+   */
   replaced: boolean;
   changes: RowChange[];
 }
@@ -65,15 +68,20 @@ export function remade(head: Head, { name, layout }: Work, context: Context): vo
   if (table) Object.assign(table, { layout, values: valuesText(context.values), ready: false, filled: false });
 }
 
-export async function applyCommits(commits: Commit[], works: Work[], context: Context): Promise<Omit<Applied, "layout">> {
-  const { db, staging } = context;
+export async function applyCommits(
+  commits: Commit[],
+  works: Work[],
+  context: Context,
+): Promise<Omit<Applied, "layout">> {
+  const { db, staging, fence } = context;
   const stages = new Map(works.filter(({ staged }) => staged).map(({ name }) => [name, staging.get(name)]));
   const there = new Set(db.tables.map(({ name }) => name));
   const spilled = [...stages.values()].some((stage) => stage && staging.spilled(stage));
-  const scope = [HEAD, ...(spilled ? [STAGING] : []), ...works.map(({ name }) => name).filter((name) => there.has(name))];
+  const touched = works.map(({ name }) => name).filter((name) => there.has(name));
+  const scope = [HEAD, ...(spilled ? [STAGING] : []), ...touched];
   const applied = await db.transaction("rw", scope, async () => {
     const head = await readHead(db.table(HEAD));
-    if (head.epoch !== context.fence.epoch || head.leader !== context.fence.leader) throw new Deposed("another tab leads");
+    if (head.epoch !== fence.epoch || head.leader !== fence.leader) throw new Deposed("another tab leads");
     const tables: Changed[] = [];
     const skipped: string[] = [];
     for (const work of works) {
@@ -166,7 +174,8 @@ class Run {
   private async put(rows: unknown[][]): Promise<void> {
     for (let at = 0; at < rows.length; at += BATCH) {
       const some = rows.slice(at, at + BATCH);
-      await this.store(some.map((row) => this.codec.row(row)), () => some.map((row) => this.codec.storedKey(this.codec.keyOf(row))));
+      const keys = () => some.map((row) => this.codec.storedKey(this.codec.keyOf(row)));
+      await this.store(some.map((row) => this.codec.row(row)), keys);
     }
   }
 

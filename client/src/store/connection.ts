@@ -1,9 +1,9 @@
-// One Dexie instance over the life of a store: it closes for upgrades by this or other tabs and opens again by itself, with the
-// stores that are there then; live queries go on.
+// One Dexie instance over the life of a store: it closes for upgrades by this or other tabs and opens again by itself,
+// with the stores that are there then; live queries go on.
 //
-// Dexie reads the schema that it finds ("dynamic"), but of tables that it knew already it keeps the old one: `refresh` sets
-// that right before any query that waited goes on. Invariant: who awaits `open` has a connection that shows all upgrades
-// finished before. Main thread or worker of any tab.
+// Dexie reads the schema that it finds ("dynamic"), but of tables that it knew already it keeps the old one: `refresh`
+// sets that right before any query that waited goes on. Invariant: who awaits `open` has a connection that shows all
+// upgrades finished before. Main thread or worker of any tab.
 
 import { Dexie, RangeSet, type Table } from "dexie";
 import { StorageGone } from "./errors.ts";
@@ -98,7 +98,10 @@ export class Connection {
   }
 
   private refresh(): void {
-    const inside = this.db as unknown as { _allTables: Record<string, Table>; _dbSchema: Record<string, Table["schema"]> };
+    const inside = this.db as unknown as {
+      _allTables: Record<string, Table>;
+      _dbSchema: Record<string, Table["schema"]>;
+    };
     for (const [name, table] of Object.entries(inside._allTables)) {
       const schema = inside._dbSchema[name];
       if (schema) Object.assign(table.schema, schema);
@@ -111,7 +114,9 @@ export class Connection {
     if (before !== 0 && before !== native.version) queueMicrotask(() => this.changed());
   }
 
-  /** Has live queries run again, those too that failed because the connection was closed or a table was not there yet. */
+  /**
+   * Has live queries run again, those too that failed because the connection was closed or a table was not there yet.
+   */
   private changed(): void {
     const everything = new RangeSet(-Infinity, [[]]) as unknown as never;
     Dexie.on.storagemutated.fire({ all: everything });

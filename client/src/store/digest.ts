@@ -1,4 +1,5 @@
-// The hash of a stored copy, read in one transaction with the cursor that it is at, in pieces that leave the page alive.
+// The hash of a stored copy, read in one transaction with the cursor that it is at, in pieces that leave the page
+// alive.
 
 import type { Dexie, Table } from "dexie";
 import { SetHash } from "../copy/hash.ts";

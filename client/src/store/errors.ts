@@ -17,14 +17,16 @@ export class StorageGone extends Error {
 
 /** Names under which a database says that its connection is no more; it aborts what runs when it loses its files. */
 const CLOSED = new Set([
-  "DatabaseClosedError", "InvalidStateError", "NoSuchDatabaseError", "OpenFailedError", "UnknownError", "MissingAPIError",
-  "InvalidTableError", "AbortError", "NotFoundError", "SecurityError",
+  "DatabaseClosedError", "InvalidStateError", "NoSuchDatabaseError", "OpenFailedError", "UnknownError",
+  "MissingAPIError", "InvalidTableError", "AbortError", "NotFoundError", "SecurityError",
   "TransactionInactiveError", "PrematureCommitError",
 ]);
 
 interface Named { name?: unknown; inner?: unknown; cause?: unknown; message?: unknown; failures?: unknown }
 
-/** An error and those within it, outermost first. Dexie wraps what IndexedDB throws, that of many requests in a list. */
+/**
+ * An error and those within it, outermost first. Dexie wraps what IndexedDB throws, that of many requests in a list.
+ */
 function* within(error: unknown, depth = 0): Generator<Named> {
   if (typeof error !== "object" || error === null || depth > 4) return;
   const named = error as Named;
@@ -42,8 +44,8 @@ function full(error: unknown): boolean {
 }
 
 /**
- * What an error of the database means: StorageFull; `closed`, the connection was closed or the transaction aborted under the
- * work, which may go well after opening again; or the error itself.
+ * What an error of the database means: StorageFull; `closed`, the connection was closed or the transaction aborted
+ * under the work, which may go well after opening again; or the error itself.
  */
 export function meaning(error: unknown): Deposed | StorageFull | StorageGone | "closed" | unknown {
   if (error instanceof Deposed || error instanceof StorageFull || error instanceof StorageGone) return error;

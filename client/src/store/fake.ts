@@ -1,4 +1,5 @@
-// The memory fallback: an IndexedDB that lives as long as the page. A module of its own, loaded only where it is needed.
+// The memory fallback: an IndexedDB that lives as long as the page. A module of its own, loaded only where it is
+// needed.
 
 import { IDBFactory, IDBKeyRange } from "fake-indexeddb";
 

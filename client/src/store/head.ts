@@ -1,6 +1,7 @@
 // The store's one record: who leads, where the copy is, and which live tables there are.
 //
-// Invariant: it is written in the transaction that changes what it speaks of, so copy and head agree whenever a tab dies.
+// Invariant: it is written in the transaction that changes what it speaks of, so copy and head agree whenever a tab
+// dies.
 
 import type { Table } from "dexie";
 import { type Definition, type Layout, wireText } from "../copy/layout.ts";

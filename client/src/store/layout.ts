@@ -1,8 +1,8 @@
 // Object stores and indexes: what the head wants, and the upgrade that makes it so.
 //
-// Decides when a store is made anew (its key has changed: the copy is lost) and when only indexes change. Upgrades go by bare
-// IndexedDB: Dexie would want all versions declared. Invariant: an upgrade that loses rows says so in the head, in the same
-// transaction. Tabs that upgrade at the same time meet in the version number: who loses looks again.
+// Decides when a store is made anew (its key has changed: the copy is lost) and when only indexes change. Upgrades go
+// by bare IndexedDB: Dexie would want all versions declared. Invariant: an upgrade that loses rows says so in the head,
+// in the same transaction. Tabs that upgrade at the same time meet in the version number: who loses looks again.
 
 import type { Definition } from "../copy/layout.ts";
 import { isIdentifier, keyPath } from "../copy/values.ts";
@@ -17,12 +17,14 @@ type Stores = Map<string, { path: string | string[] | null; indexes: string[] }>
 
 /** Throws a TypeError where IndexedDB could not keep a live table so. */
 export function checkDefinition(name: string, definition: Definition): void {
-  if (name === "" || name === "__proto__" || name.startsWith(HEAD)) throw new TypeError(`a live table cannot be named "${name}"`);
+  if (name === "" || name === "__proto__" || name.startsWith(HEAD)) {
+    throw new TypeError(`a live table cannot be named "${name}"`);
+  }
   for (const index of definition.indexes ?? []) {
     const columns = typeof index === "string" ? [index] : index;
     const odd = columns.find((column) => !isIdentifier(column));
     if (columns.length === 0 || odd !== undefined) {
-      throw new TypeError(`live table "${name}": an index is a column or an array of columns with names like identifiers`);
+      throw new TypeError(`"${name}": an index is a column or an array of columns, with names like identifiers`);
     }
   }
 }
@@ -34,7 +36,8 @@ function shapeOf({ layout, definition }: TableHead): Shape | null {
     if (typeof index === "string" || index.length === 1) return { name: String(index), path: String(index) };
     return { name: `[${index.join("+")}]`, path: [...index] };
   });
-  return { path: keyPath(layout), indexes: indexes.filter(({ name }, i) => indexes.findIndex((o) => o.name === name) === i) };
+  const once = indexes.filter(({ name }, i) => indexes.findIndex((other) => other.name === name) === i);
+  return { path: keyPath(layout), indexes: once };
 }
 
 function same(a: unknown, b: unknown): boolean {
@@ -77,8 +80,8 @@ export function storesOf(db: IDBDatabase): Stores {
 export type Edit = (head: Head, remake: (name: string) => void) => void;
 
 /**
- * Opens the database, made if it is not there, and unless `edit` is null upgrades it: edits the head, then makes stores and
- * indexes as the head wants them. False: another tab was quicker, or nobody had to; look again.
+ * Opens the database, made if it is not there, and unless `edit` is null upgrades it: edits the head, then makes stores
+ * and indexes as the head wants them. False: another tab was quicker, or nobody had to; look again.
  */
 export function upgrade(factory: IDBFactory, name: string, from: number, edit: Edit | null): Promise<boolean> {
   return new Promise((resolve, reject) => {

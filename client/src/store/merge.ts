@@ -1,7 +1,7 @@
 // What several commits come to for each table, so that one transaction does the work of all. Pure.
 //
-// Invariant: the steps of a table, run in order over a copy, leave what its commits leave one after another; and running them
-// twice leaves the same as once.
+// Invariant: the steps of a table, run in order over a copy, leave what its commits leave one after another; and
+// running them twice leaves the same as once.
 
 import { canonical } from "../copy/hash.ts";
 import type { Commit, TableCommit } from "../copy/assembler.ts";

@@ -1,7 +1,7 @@
 // Rows of snapshots that wait for their commit: in memory up to a bound, beyond it in the store `_rte_staging`.
 //
-// Decides nothing about copies: `apply` reads a stage and ends it. What another leader left is void and removed at accession.
-// Invariant: memory that is not being written out stays under the bound. Main thread of the leading tab.
+// Decides nothing about copies: `apply` reads a stage and ends it. What another leader left is void and removed at
+// accession. Invariant: memory that is not being written out stays under the bound. Main thread of the leading tab.
 
 import type { Dexie, Table } from "dexie";
 import type { StageSink } from "../copy/assembler.ts";
@@ -35,7 +35,12 @@ export class Staging implements StageSink {
   private writing: Promise<void> | null = null;
   private failure: unknown = null;
 
-  constructor(db: () => Promise<Dexie>, fence: () => Fence, identity: (name: string) => string | undefined, bound = STAGE_BYTES) {
+  constructor(
+    db: () => Promise<Dexie>,
+    fence: () => Fence,
+    identity: (name: string) => string | undefined,
+    bound = STAGE_BYTES,
+  ) {
     this.db = db;
     this.fence = fence;
     this.identity = identity;

@@ -1,8 +1,9 @@
-// The store of one user's copies in one database. What is stored where is in layout.ts and head.ts, how rows get there in
-// apply.ts and stage.ts; here is when: each operation on an open connection, tried again when it was closed under it.
+// The store of one user's copies in one database. What is stored where is in layout.ts and head.ts, how rows get there
+// in apply.ts and stage.ts; here is when: each operation on an open connection, tried again when it was closed under
+// it.
 //
-// Invariant: the copy of each live table that the head calls ready is at the head's cursor. Any tab may open, define and read;
-// only the one that acceded last applies.
+// Invariant: the copy of each live table that the head calls ready is at the head's cursor. Any tab may open, define
+// and read; only the one that acceded last applies.
 
 import type { Dexie } from "dexie";
 import type { Commit } from "../copy/assembler.ts";
@@ -41,7 +42,9 @@ export interface Store {
   head(): Promise<Head>;
   /** Makes this tab the one that applies: epoch + 1. */
   accede(leader: string): Promise<Head>;
-  /** Adds live tables or defines them anew; those that ask the server for something else lose their copy. Others stay. */
+  /**
+   * Adds live tables or defines them anew; those that ask the server for something else lose their copy. Others stay.
+   */
   define(tables: Record<string, Definition>): Promise<void>;
   /** One transaction for all. Throws Deposed, StorageFull, StorageGone. */
   apply(commits: Commit[]): Promise<Applied>;

@@ -1,5 +1,6 @@
-// In real Chromium: a snapshot of 100,000 rows of ten columns is staged and applied beside a plain Dexie bulkPut of the same
-// rows, and two tabs upgrade one database at the same time. Prints figures; exits with 1 when a promise does not hold.
+// In real Chromium: a snapshot of 100,000 rows of ten columns is staged and applied beside a plain Dexie bulkPut of the
+// same rows, and two tabs upgrade one database at the same time. Prints figures; exits with 1 when a promise does not
+// hold.
 //
 //   node test/browser/store_speed.mjs [rows] [rounds]
 import { build } from "esbuild";
