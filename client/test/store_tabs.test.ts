@@ -97,17 +97,20 @@ test("an index is added and dropped without losing a row; other values or anothe
   expect((await dates.head()).tables["orders"]).toMatchObject({ ready: false });
 });
 
-test("columns come and go without an upgrade; another type of the key makes the store anew", async () => {
+test("columns come and go without an upgrade; a key of other columns, or outside of the rows, makes the store anew", async () => {
   const store = await filled(new IDBFactory());
   const version = store.db.backendDB().version;
   const wider = { ...LAYOUT, columns: [ID, ITEM, { name: "more", type: "bool", nullable: true }] };
   expect(await snapshot(store, [[1, "tea", true]], wider, "c2")).toMatchObject({ layout: false, skipped: [] });
   expect(store.db.backendDB().version).toBe(version);
   const text = { ...LAYOUT, columns: [{ ...ID, type: "text" }, ITEM] };
-  expect(await snapshot(store, [["one", "tea"]], text, "c3")).toMatchObject({ layout: true, skipped: [] });
-  expect(store.db.backendDB().version).toBe(version + 10);
+  expect(await snapshot(store, [["one", "tea"]], text, "c3")).toMatchObject({ layout: false, skipped: [] });
+  expect(await store.db.table("orders").toArray()).toEqual([{ id: "one", item: "tea" }]);
+  const late = commit("c4", { changes: [{ op: "delete", key: ["one"] }] });
+  expect(await store.apply([late]), "of the layout before").toMatchObject({ skipped: ["orders"] });
   const hidden = { ...LAYOUT, columns: [{ ...ID, type: "bool" }, ITEM] };
-  await snapshot(store, [[true, "tea"], [false, "salt"]], hidden, "c4");
+  expect(await snapshot(store, [[true, "tea"], [false, "salt"]], hidden, "c5")).toMatchObject({ layout: true, skipped: [] });
+  expect(store.db.backendDB().version).toBe(version + 10);
   expect(await store.db.table("orders").get("[true]")).toEqual({ id: true, item: "tea" });
 });
 
@@ -230,6 +233,20 @@ test("without a database of the browser's the same store lives in memory", async
     await snapshot(store, [[1, "tea"]]);
     expect(await store.db.table("orders").get(1)).toEqual({ id: 1, item: "tea" });
   }
+});
+
+test("a copy whose object store went missing is not called ready", async () => {
+  const factory = new IDBFactory();
+  const store = await filled(factory);
+  const { version } = store.db.backendDB();
+  store.close();
+  const request = factory.open("tabs", version + 10);
+  request.onupgradeneeded = () => request.result.deleteObjectStore("orders");
+  await new Promise((resolve) => (request.onsuccess = resolve));
+  request.result.close();
+  const next = await open(factory);
+  expect((await next.head()).tables["orders"]).toMatchObject({ ready: false, filled: false });
+  expect(await next.db.table("orders").count()).toBe(0);
 });
 
 test("a store of a format that is not known is begun anew", async () => {

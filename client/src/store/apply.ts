@@ -6,7 +6,8 @@
 import type { Dexie, Table } from "dexie";
 import type { Commit } from "../copy/assembler.ts";
 import { partOf } from "../copy/hash.ts";
-import { type Codec, keyText, sameStore, type Stored, type StoredKey, type ValueOptions, valuesText } from "../copy/values.ts";
+import { type Codec, keyText, sameStore, valuesText } from "../copy/values.ts";
+import type { Stored, StoredKey, ValueOptions } from "../copy/values.ts";
 import { Deposed } from "./errors.ts";
 import { HEAD, identityOf, readHead, STAGING, writeHead, type Head, type TableHead } from "./head.ts";
 import type { Net, Step, Work } from "./merge.ts";
@@ -49,8 +50,6 @@ export interface Context {
   fence: { epoch: number; leader: string };
   values: ValueOptions;
   staging: Staging;
-  /** What this tab takes a live table to be. */
-  identity(name: string): string | undefined;
 }
 
 /** Stores that must be made before these commits can be applied. */
@@ -110,17 +109,15 @@ function own(head: Head, name: string): TableHead | undefined {
   return Object.hasOwn(head.tables, name) ? head.tables[name] : undefined;
 }
 
-/** Whether work is about what the head means by the name, and was begun when this tab meant the same. */
-function concerns({ name, staged }: Work, table: TableHead, { identity, staging }: Context): boolean {
-  if (identity(name) !== identityOf(table)) return false;
-  return !staged || staging.get(name)?.identity === identityOf(table);
+/** Whether work is about what the head means by the name: a definition that asks for something else ends what is ready. */
+function concerns({ name, staged }: Work, table: TableHead, { staging }: Context): boolean {
+  return staged ? staging.get(name)?.identity === identityOf(table) : table.ready;
 }
 
 function fit(work: Work, table: TableHead, context: Context): boolean {
   if (!concerns(work, table, context) || !table.layout) return false;
   // Rows that are all replaced may be of another type of key than those before them.
-  if (work.staged) return sameStore(table.layout, work.layout);
-  return table.ready && keyText(table.layout) === keyText(work.layout);
+  return work.staged ? sameStore(table.layout, work.layout) : keyText(table.layout) === keyText(work.layout);
 }
 
 /** The work on one table, inside the transaction. */

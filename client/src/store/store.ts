@@ -235,7 +235,7 @@ class LiveStore implements Store {
 
   private context(): Context {
     const { db, fence, values, stage: staging } = this;
-    return { db, fence, values, staging, identity: (name) => this.mine.get(name) };
+    return { db, fence, values, staging };
   }
 
   /** What this tab has not defined itself it takes as it finds it first. */

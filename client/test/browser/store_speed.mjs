@@ -108,7 +108,7 @@ async function page() {
 async function traced(page, run, argument) {
   const session = await context.newCDPSession(page);
   const events = [];
-  session.on("Tracing.dataCollected", ({ value }) => events.push(...value));
+  session.on("Tracing.dataCollected", ({ value }) => { for (const event of value) events.push(event); });
   const complete = new Promise((resolve) => session.once("Tracing.tracingComplete", resolve));
   await session.send("Tracing.start", { categories: "toplevel,blink.user_timing,disabled-by-default-devtools.timeline" });
   const figures = await page.evaluate(run, argument);
@@ -123,7 +123,7 @@ async function traced(page, run, argument) {
   for (const [i, figure] of list.entries()) {
     const [from, to] = [marks[2 * i].ts, marks[2 * i + 1].ts];
     const within = tasks.filter(({ ts, dur }) => ts + dur > from && ts < to).map(({ tdur }) => tdur / 1000);
-    figure.task = Math.round(Math.max(0, ...within));
+    figure.task = Math.round(within.reduce((most, ms) => Math.max(most, ms), 0));
     figure.busy = Math.round(within.reduce((sum, ms) => sum + ms, 0));
   }
   return figures;
