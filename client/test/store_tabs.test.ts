@@ -108,6 +108,7 @@ test("columns come and go without an upgrade; a key of other columns, or outside
   expect(await store.db.table("orders").toArray()).toEqual([{ id: "one", item: "tea" }]);
   const late = commit("c4", { changes: [{ op: "delete", key: ["one"] }] });
   expect(await store.apply([late]), "of the layout before").toMatchObject({ skipped: ["orders"] });
+  expect((await store.head()).tables["orders"], "it misses a commit").toMatchObject({ ready: false, filled: true });
   const hidden = { ...LAYOUT, columns: [{ ...ID, type: "bool" }, ITEM] };
   expect(await snapshot(store, [[true, "tea"], [false, "salt"]], hidden, "c5")).toMatchObject({ layout: true, skipped: [] });
   expect(store.db.backendDB().version).toBe(version + 10);

@@ -87,6 +87,7 @@ export async function applyCommits(
       const table = own(head, work.name);
       if (!table || !there.has(work.name) || !fit(work, table, context)) {
         skipped.push(work.name);
+        if (table) table.ready = false;
         continue;
       }
       tables.push(await new Run(db, work, staging, stages.get(work.name)).run());
