@@ -141,9 +141,12 @@ test.each(["scheduler", "MessageChannel", "setTimeout"])("a burst lets the page 
 });
 
 test("a message that arrives while another is delivered waits for it", () => {
-  const { log, inbox } = listen((type) => { if (type === "a") inbox.text('{"type":"b"}'); });
+  const { log, inbox } = listen((type) => {
+    if (type === "a") inbox.text('{"type":"b"}');
+    log.push(`${type} is done`);
+  });
   inbox.text('{"type":"a"}');
-  expect(log).toEqual(["a", "b"]);
+  expect(log).toEqual(["a", "a is done", "b", "b is done"]);
 });
 
 test("what was discarded is not delivered, neither now nor later", async () => {

@@ -99,6 +99,22 @@ test.each([4400, 4403, 4404, 4413])("after %i it is refused until a restart", (c
   expect(does(world.happen({ type: "restart" }), "open")).toBe(true);
 });
 
+test.each(["restart", "start"] as const)("%s forgets what went wrong", (type) => {
+  const world = worldIn("opening", { random: most, ladder: ["websocket"] });
+  for (let i = 0; i < 6; i++) {
+    world.closed(1006);
+    world.fire();
+  }
+  if (type === "start") world.happen({ type: "stop" });
+  world.happen({ type });
+  if (world.fetching) world.gotToken();
+  expect(wait(world.closed(1006))).toBe(TIMING.spread);
+});
+
+test("restart asks anew for a token that does not come", () => {
+  expect(worldIn("token").happen({ type: "restart" })).toContainEqual({ do: "fetchToken", reason: "first" });
+});
+
 test("a new token leaves refused too", () => {
   expect(does(worldIn("refused").gotToken(), "open")).toBe(true);
 });
