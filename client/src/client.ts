@@ -11,7 +11,7 @@ import { Leader } from "./leader.ts";
 import { definitionOf, type ConnectOptions, type Settings, type TableOptions } from "./options.ts";
 import { Queries } from "./queries.ts";
 import type { ChangeEvent, Status } from "./status.ts";
-import { StorageFull, StorageGone } from "./store/errors.ts";
+import { Deposed, StorageFull, StorageGone } from "./store/errors.ts";
 import { openStore, type Head, type Store, type StoreOptions } from "./store/store.ts";
 import { LiveTable, noTable, type Row } from "./table.ts";
 import { openChannel, type Channel, type TabMessage } from "./tabs/channel.ts";
@@ -326,7 +326,8 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
     if (full || why instanceof StorageGone) {
       this.failed({ code: full ? "STORAGE_FULL" : "STORAGE_GONE", message: String((why as Error).message), hint: full ? "the copy goes on in memory" : "it is fetched anew" }, true);
       await this.replaceStore(full ? "memory" : undefined);
-    } else if (why instanceof RteError) {
+    } else if (!(why instanceof Deposed)) {
+      // Whatever it is, it would come again.
       this.report(why);
       await this.replaceStore("memory");
     }

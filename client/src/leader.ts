@@ -48,6 +48,7 @@ export class Leader {
   /** A new connection begins with nothing; what the last one has brought is applied first. */
   private resetPending = false;
   private open = false;
+  private changing: Promise<void> = Promise.resolve();
   private readonly integrity: Integrity;
   private readonly tables = new Map<string, Live>();
   /** Messages that are not put together yet, because a commit has to be applied first. */
@@ -134,8 +135,18 @@ export class Leader {
     while (this.applying) await this.applying;
   }
 
-  /** Live tables that are wanted from now on, or differently. */
-  async want(tables: Record<string, Definition>): Promise<void> {
+  /** Live tables that are wanted from now on, or differently. One change after the other. */
+  want(tables: Record<string, Definition>): Promise<void> {
+    return this.next(() => this.changeTo(tables));
+  }
+
+  private next(change: () => Promise<void>): Promise<void> {
+    const done = this.changing.then(() => (this.ended ? undefined : change()));
+    this.changing = done.catch(() => {});
+    return done;
+  }
+
+  private async changeTo(tables: Record<string, Definition>): Promise<void> {
     const before = Object.fromEntries([...this.tables].map(([name, live]) => [name, live.definition]));
     const changed = Object.entries(later(before, tables));
     for (const [name, definition] of Object.entries(tables)) {
@@ -162,7 +173,11 @@ export class Leader {
     this.events.onStatus();
   }
 
-  async unwant(names: string[]): Promise<void> {
+  unwant(names: string[]): Promise<void> {
+    return this.next(() => this.giveUp(names));
+  }
+
+  private async giveUp(names: string[]): Promise<void> {
     const known = names.filter((name) => this.tables.has(name));
     for (const name of known) {
       clearTimeout(this.tables.get(name)!.retry);

@@ -48,6 +48,11 @@ fn where_websockets_are_blocked_events_and_polls_are_as_exact() {
     Stage::new(cluster(), "fallback", seed("browser fallback")).with_accounts().play();
 }
 
+#[test]
+fn rows_that_were_altered_in_the_browser_are_found_and_fetched_again() {
+    Stage::new(cluster(), "verify", seed("browser verify")).with_accounts().play();
+}
+
 /// Prints a table for docs/BENCHMARKS.md; `RTE_ROUNDS` and `RTE_ROWS` say how much.
 #[test]
 #[ignore = "a measurement, for a machine that does nothing else"]
