@@ -113,8 +113,8 @@ test("once WebSockets work again it returns to them, and a probe leaves no sessi
   await client.live("events");
   const sessions = server.sessions.length;
   // The first probe finds a WebSocket that opens and carries nothing.
-  await server.until(() => server.sessions.length === sessions + 1);
-  expect(client.status.transport).toBe("events");
+  await server.until(() => server.sessions.length === sessions + 2);
+  expect([client.status.transport, client.closed]).toEqual(["events", []]);
   server.trouble.websocket = "none";
   await client.live("websocket");
   await server.until(() => server.open.length === 1);
