@@ -10,7 +10,7 @@ import { Status } from "./status.js";
 import { Panel } from "./task.js";
 
 const known = await companies().catch(() => null);
-/** The visit under way: {session, rte, status, board, panel, stops}. */
+/** The visit under way: {session, status, rte, board, panel, found, users, boards, stops}; from `rte` on, once it is connected. */
 let visit = null;
 
 function place() {
@@ -40,14 +40,20 @@ function welcome() {
 
 const title = (tenant) => tenant[0].toUpperCase() + tenant.slice(1);
 
-async function enter(tenant, user) {
+async function enter(tenant, user, signal) {
   const session = new Session(tenant, user);
+  const status = new Status(session, leave);
+  visit = { session, status, stops: [], users: new Map(), boards: [] };
   const { connect } = await import(`${known.gateway}/client.js`);
+  // Resolves when there is something to read: at once where a copy is here from the last visit.
   const rte = await connect({
     url: known.gateway,
     tenant,
     user,
     token: () => session.token(),
+    onStatus: (now) => status.show(now),
+    onError: (error) => status.failed(error),
+    signal,
     tables: {
       users: {},
       boards: {},
@@ -55,8 +61,7 @@ async function enter(tenant, user) {
       comments: { indexes: ["task_id"] },
     },
   });
-  visit = { session, rte, users: new Map(), boards: [], stops: [] };
-  visit.status = new Status(rte, session, leave);
+  visit.rte = rte;
   visit.panel = new Panel(rte, session, { users: visit.users, close: () => { location.hash = at(place().board); } });
   visit.board = new Board(rte, session, { users: visit.users, open: (task) => { location.hash = at(place().board, task); } });
   visit.found = new Found(rte, { users: visit.users, boards: () => visit.boards, open: (board, task) => { location.hash = at(board, task); } });
@@ -77,8 +82,10 @@ async function enter(tenant, user) {
       visit.boards = boards.sort((a, b) => a.archived - b.archived || a.id - b.id);
       show();
     }),
-    rte.live(() => Promise.all([rte.tables.tasks.count(), rte.tables.tasks.where({ state: "done" }).count(), rte.tables.comments.count()]),
-      ([tasks, done, comments]) => {
+    rte.live(() => Promise.all([rte.tables.users.count(), rte.tables.boards.count(), rte.tables.tasks.count(),
+      rte.tables.tasks.where({ state: "done" }).count(), rte.tables.comments.count()]),
+      ([users, boards, tasks, done, comments]) => {
+        status.count({ users, boards, tasks, comments });
         const n = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
         write(byId("counts"), `${n(tasks, "task")} (${done.toLocaleString("en")} done) and ${n(comments, "comment")} in this browser`);
       }),
@@ -90,18 +97,16 @@ async function leave(forget) {
   if (!visit) return;
   const { rte, board, panel, found, status, stops } = visit;
   visit = null;
-  for (const part of [board, panel, found, status]) part.close();
+  for (const part of [board, panel, found, status]) part?.close();
   for (const stop of stops) stop();
-  if (forget) {
-    await rte.clear();
-    location.hash = "#/";
-  }
-  await rte.close();
+  for (const id of ["boards", "me", "counts"]) byId(id).replaceChildren();
+  if (forget) location.hash = "#/";
+  await (forget ? rte?.clear() : rte?.close());
 }
 
 /** Shows what the address names. */
 function show() {
-  if (!visit) return;
+  if (!visit?.rte) return;
   const { board, task } = place();
   const shown = visit.boards.find(({ id }) => id === board);
   byId("boards").replaceChildren(...visit.boards.map(({ id, title: name, team, count }) => {
@@ -133,12 +138,23 @@ async function follow() {
   byId("welcome").hidden = true;
   byId("app").hidden = false;
   write(byId("company"), title(tenant));
-  await enter(tenant, user);
+  entering = new AbortController();
+  await enter(tenant, user, entering.signal);
   show();
 }
 
+/** Ends waiting for a first copy, when somebody else is to come in or nobody. */
+let entering = null;
 let turn = Promise.resolve();
-const next = () => { turn = turn.then(follow).catch((error) => { byId("banner").hidden = false; byId("banner").textContent = `This did not work: ${error.message}`; throw error; }); };
+
+function next() {
+  const { tenant, user } = place();
+  if (visit && (visit.session.tenant !== tenant || visit.session.user !== user)) entering?.abort();
+  turn = turn.then(follow).catch((error) => { if (error.name !== "AbortError") visit?.status.tell(`This did not work: ${error.message}`); });
+}
+
 addEventListener("hashchange", next);
+addEventListener("offline", () => { visit?.status.draw(); });
+addEventListener("online", () => { visit?.status.draw(); });
 next();
 navigator.serviceWorker?.register("/sw.js").catch(() => {});
