@@ -39,13 +39,10 @@ SELECT b.id, b.team,
        (SELECT min(position) FROM tasks) - 1,
        (SELECT u.id FROM users u WHERE u.simulated AND b.team = ANY (u.teams) ORDER BY random() LIMIT 1)
 FROM boards b WHERE NOT b.archived AND (SELECT count(*) FROM tasks t WHERE t.board_id = b.id) < 22 ORDER BY random() LIMIT 1;
-UPDATE tasks t SET board_id = a.id, team = a.team, changed_at = now()
-FROM boards a
-WHERE a.archived AND t.id IN (
-    SELECT d.id FROM (
-        SELECT t.id, row_number() OVER (PARTITION BY t.board_id ORDER BY t.changed_at DESC) AS place
-        FROM tasks t JOIN boards b ON b.id = t.board_id
-        WHERE NOT b.archived AND b.team = a.team AND t.state = 'done') AS d
-    WHERE d.place > 6);
+UPDATE tasks t SET board_id = d.archive, changed_at = now()
+FROM (SELECT t.id, a.id AS archive, row_number() OVER (PARTITION BY t.board_id ORDER BY t.changed_at DESC) AS place
+      FROM tasks t JOIN boards b ON b.id = t.board_id AND NOT b.archived JOIN boards a ON a.archived AND a.team = b.team
+      WHERE t.state = 'done') AS d
+WHERE t.id = d.id AND d.place > 6;
 END;
 \endif
