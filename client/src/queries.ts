@@ -51,7 +51,8 @@ export class Queries {
   private run(live: Live): void {
     if (live.ended) return;
     live.running?.unsubscribe();
-    live.running = liveQuery(live.query).subscribe({
+    // Dexie follows a query through its awaits only where the function that it is given is an async one.
+    live.running = liveQuery(async () => live.query()).subscribe({
       next: (result) => {
         if (!live.ended) live.callback(result as never);
       },
