@@ -12,7 +12,7 @@ export class Status {
     this.status = { state: "connecting", leader: false, transport: null, storage: "indexeddb", time: null, tables: {} };
     this.counts = {};
     this.told = "";
-    session.online = () => navigator.onLine && !["offline", "refused", "stopped"].includes(this.status.state);
+    session.online = () => !["offline", "refused", "stopped"].includes(this.state());
     this.forget = () => leave(true);
     this.away = (event) => {
       const outside = event.type === "pointerdown" && !byId("status").contains(event.target);
@@ -54,8 +54,14 @@ export class Status {
     this.draw();
   }
 
+  /** The browser may know before the client does. */
+  state() {
+    return navigator.onLine ? this.status.state : "offline";
+  }
+
   draw() {
-    const { state, leader, transport, storage, tables } = this.status;
+    const { leader, transport, storage, tables } = this.status;
+    const state = this.state();
     const copies = Object.entries(tables);
     const under = copies.filter(([, table]) => table.total);
     const [rows, total] = under.reduce(([r, t], [, table]) => [r + (table.rows ?? 0), t + Math.max(table.total, table.rows ?? 0)], [0, 0]);
@@ -76,10 +82,10 @@ export class Status {
   }
 
   banner() {
-    const { state, time, error } = this.status;
+    const { time, error } = this.status;
+    const state = this.state();
     const of = time ? `of ${new Date(time).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })}` : "in this browser";
-    const offline = state === "offline" || !navigator.onLine;
-    const text = offline ? `Offline. You see the copy ${of}; what others do comes when the connection is back.`
+    const text = state === "offline" ? `Offline. You see the copy ${of}; what others do comes when the connection is back.`
       : state === "refused" ? `The server does not let you in: ${error?.message ?? "it does not say why"}.`
       : this.told;
     const banner = byId("banner");

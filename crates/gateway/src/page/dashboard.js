@@ -7,10 +7,10 @@ const rate = (name) => (sample) => sample.rates[name] ?? null;
 const CARDS = [
   { title: "Deliveries per second", large: true, axis: compact, least: 5, series: [
     { name: "deliveries", colour: "accent", value: rate("deliveries_total"), write: perSecond, area: true }] },
-  { title: "Commit to socket", large: true, axis: milliseconds, least: 1, series: [
+  { title: "Lag, from the tick to the socket", large: true, axis: milliseconds, least: 1, series: [
     { name: "p50", colour: "accent", value: stat("lag_ms.p50"), write: milliseconds, area: true },
     { name: "p99", colour: "second", value: stat("lag_ms.p99"), write: milliseconds }] },
-  { title: "Commits and changes per second", axis: compact, least: 5, series: [
+  { title: "Ticks and changes per second", axis: compact, least: 5, series: [
     { name: "ticks", colour: "accent", value: rate("ticks_total"), write: perSecond, area: true },
     { name: "changes", colour: "second", value: rate("changes_total"), write: perSecond }] },
   { title: "Connections", axis: compact, least: 4, series: [
