@@ -1,5 +1,5 @@
 //! The jobs that a feeder hands to a query worker, through the gateway and signed so that the gateway
-//! can neither make nor alter one; and the answer to a question, signed likewise. Pure data.
+//! can neither make nor alter one; and the answers of workers, signed likewise. Pure data.
 
 use crate::access::identity::Identity;
 use crate::access::read::Reading;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Job {
     Snapshot(SnapshotJob),
+    Verify(VerifyJob),
     Authenticate(AuthenticateJob),
 }
 
@@ -17,6 +18,7 @@ impl Job {
     pub fn place(&self) -> (u64, u32) {
         match self {
             Self::Snapshot(job) => (job.job, job.database),
+            Self::Verify(job) => (job.job, job.database),
             Self::Authenticate(job) => (job.job, job.database),
         }
     }
@@ -32,6 +34,34 @@ pub struct SnapshotJob {
     pub identity: Identity,
     /// In the order of the subscriptions of the bridge's `Job`.
     pub tables: Vec<Reading>,
+}
+
+/// The rows of a session's subscription to be hashed, under a snapshot that a tick adopts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyJob {
+    pub job: u64,
+    pub database: u32,
+    /// As whom the table is read.
+    pub identity: Identity,
+    /// As for the subscription's snapshot.
+    pub table: Reading,
+    /// Places, among the reading's columns, of those that are hashed.
+    pub hashed: Vec<u16>,
+    /// Places of the key's columns, in the key's order.
+    pub key: Vec<u16>,
+    pub parts: u32,
+    /// The parts whose rows are wanted.
+    pub want: Vec<u32>,
+}
+
+/// What a worker says of a snapshot that it has exported for a verification; signed by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    pub job: u64,
+    /// The snapshot's name, for its import.
+    pub name: String,
+    /// The snapshot, in `pg_snapshot`'s text form.
+    pub snapshot: String,
 }
 
 /// A token to be shown to `rte.authenticate_function`.

@@ -245,7 +245,6 @@ fn what_the_contract_names_and_is_not_done_yet_says_so() {
         json!({"type": "mutate", "id": "m", "changes": []}),
         json!({"type": "publish", "channel": "c", "event": "e", "payload": 1}),
         json!({"type": "join", "channel": "c"}),
-        json!({"type": "verify", "id": "a"}),
     ] {
         client.send(&kind);
         client.wait_error("NOT_SUPPORTED");

@@ -146,10 +146,23 @@ pub unsafe fn newer_snapshot() -> pg_sys::Snapshot {
 
 /// Runs `f` in a transaction with an active snapshot.
 pub fn transaction<R>(f: impl FnOnce(pg_sys::Snapshot) -> R) -> R {
+    begin();
+    finish(f)
+}
+
+/// Opens a transaction, to be ended by [`finish`] or an abort.
+pub fn begin() {
     // SAFETY: outside a transaction, on the main thread. An error ends the worker, which is started again.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
+    }
+}
+
+/// Runs `f` with an active snapshot in the transaction that was begun, and commits it.
+pub fn finish<R>(f: impl FnOnce(pg_sys::Snapshot) -> R) -> R {
+    // SAFETY: in a transaction, on the main thread.
+    unsafe {
         let snapshot = pg_sys::GetTransactionSnapshot();
         pg_sys::PushActiveSnapshot(snapshot);
         let result = f(pg_sys::GetActiveSnapshot());

@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod cursor;
 pub mod held;
+pub mod integrity;
 pub mod router;
 pub mod session;
 pub mod snapshot;

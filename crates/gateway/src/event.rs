@@ -119,6 +119,36 @@ pub enum SessionEvent {
     },
     /// The worker is gone, and rows of the job were sent.
     JobLost,
+    /// A verification was queued.
+    Verify {
+        job: JobId,
+        request: u32,
+    },
+    /// The open tick has its snapshot.
+    Verifying {
+        job: JobId,
+    },
+    /// Rows of the wanted parts.
+    Repair {
+        job: JobId,
+        rows: u32,
+        body: Bytes,
+        done: bool,
+        credit: Credit,
+    },
+    /// What all rows come to; `parts` is a JSON array or empty.
+    Verified {
+        job: JobId,
+        hash: String,
+        rows: u64,
+        parts: Bytes,
+    },
+    VerifyFailed {
+        request: u32,
+        code: ErrorCode,
+        message: String,
+        hint: Option<String>,
+    },
 }
 
 /// Why clients that wait for a tenant are refused.

@@ -23,7 +23,9 @@ mod wait;
 pub mod witness;
 
 pub use actor::Actor;
-pub use client::{Client, ClientOptions, Closed, Copy, Counts, Failure, Row, Silent, State, Step, Subscription, Watch};
+pub use client::{
+    Ask, Client, ClientOptions, Closed, Copy, Counts, Failure, Row, Silent, State, Step, Subscription, Verdict, Watch,
+};
 pub use cluster::{Builder, Cluster, Shutdown};
 pub use compare::{assert_equal, difference, difference_to, expected_rows, held_rows, select_list};
 pub use crowd::Crowd;

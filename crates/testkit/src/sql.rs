@@ -57,6 +57,17 @@ impl Sql {
         }
     }
 
+    /// Runs statements that may fail, as when others have locked; a transaction that was begun is ended then.
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub fn try_run(&mut self, statements: &str) -> Result<(), postgres::Error> {
+        match self.0.batch_execute(statements) {
+            Err(_) => self.0.batch_execute("ROLLBACK"),
+            Ok(()) => Ok(()),
+        }
+    }
+
     /// Runs statements that must fail, and returns SQLSTATE, message, detail and hint.
     ///
     /// # Panics

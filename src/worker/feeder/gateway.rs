@@ -66,5 +66,6 @@ impl Feeder {
         self.troubled.clear();
         self.touched.clear();
         self.postponed.clear();
+        self.verifications.clear();
     }
 }

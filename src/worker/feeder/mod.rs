@@ -25,6 +25,7 @@ mod snapshots;
 mod tenants;
 mod tick;
 mod upkeep;
+mod verify;
 
 use super::process::{self, Terminate};
 use crate::access::role::RoleError;
@@ -52,6 +53,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tenants::{Landlord, Task};
 use upkeep::Hiring;
+use verify::Verifications;
 
 pub struct Feeder {
     slot: Slot,
@@ -80,6 +82,7 @@ pub struct Feeder {
     /// Snapshots that found a table locked, and when they are ordered again.
     postponed: Vec<(SessionId, Vec<String>)>,
     postponed_until: Instant,
+    verifications: Verifications,
     /// A `Commit` is wanted even if nothing happened.
     commit_due: bool,
     /// Tables that are resynchronised with the next tick.
@@ -244,6 +247,7 @@ impl Feeder {
             last_job: 0,
             postponed: Vec::new(),
             postponed_until: now,
+            verifications: Verifications::default(),
             commit_due: true,
             stale: Vec::new(),
             troubled: Vec::new(),

@@ -30,16 +30,19 @@ impl Feeder {
             self.slot.get().interested.store(in_use, Ordering::SeqCst);
             let woken = self.slot.get().pending.load(Ordering::SeqCst);
             self.expire();
+            self.tend_verifications(&mut messages, now);
+            let held = self.verifications.holds_until(now);
             let recheck = self.shapes.are_restless() && now >= self.ticked_at + guc::policy_recheck_interval();
             let commit =
                 recheck || self.commit_due || now >= self.commit_at + Duration::from_millis(guc::heartbeat_ms() / 2);
             let postponed = !self.postponed.is_empty() && now >= self.postponed_until;
-            if (woken && in_use && now >= self.tick_at)
+            let due = (woken && in_use && now >= self.tick_at)
                 || commit
                 || postponed
+                || self.verifications.wants_tick()
                 || !messages.is_empty()
-                || now >= polled_at + poll
-            {
+                || now >= polled_at + poll;
+            if due && held.is_none() {
                 polled_at = now;
                 match self.guarded_tick(&mut messages, in_use) {
                     After::GoOn => {}
@@ -92,8 +95,14 @@ impl Feeder {
         }
         let others = [self.hiring.next(), self.landlord.as_ref().map(|l| l.next()), self.leave_at()];
         until = others.into_iter().flatten().fold(until, Instant::min);
-        if self.commit_due {
+        if self.verifications.has_ready() {
+            until = until.min(self.tick_at);
+        }
+        if self.commit_due || self.verifications.wants_tick() {
             until = now;
+        }
+        if let Some(held) = self.verifications.holds_until(now) {
+            until = held;
         }
         let left = until.saturating_duration_since(now);
         if !left.is_zero() && left < Duration::from_millis(1) {

@@ -12,6 +12,7 @@ use super::registry::Refusal;
 use super::resume::Resuming;
 use super::shape::{Kind, Shape};
 use super::shapes::WhichRows;
+use super::verify::Wanted;
 use crate::access::drift;
 use crate::access::identity::Identity;
 use pgrx::pg_sys::Oid;
@@ -71,6 +72,11 @@ impl Feeder {
                     self.order_snapshot(session, &[id]);
                 }
             }
+            ToFeeder::Verify { session, request, id, parts, columns, want } => {
+                self.verify(session, Wanted { request, id, parts, columns, want });
+            }
+            // Taken out before: they need no tick.
+            ToFeeder::VerifyReady { .. } | ToFeeder::Exported { .. } => {}
             ToFeeder::Unsubscribe { session, id } => {
                 let subscribed = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.remove(&id));
                 if let Some(subscribed) = subscribed {
@@ -227,6 +233,7 @@ impl Feeder {
 
     pub(super) fn forget(&mut self, session: SessionId) {
         self.forget_asked(session);
+        self.verifications.forget(session);
         for subscribed in self.sessions.remove(&session).into_iter().flat_map(|s| s.subscriptions.into_values()) {
             self.shapes.release(subscribed.shape);
         }

@@ -6,7 +6,7 @@
 
 use super::asked::{Asked, Touched};
 use super::frames::Frames;
-use super::registry::{Definition, Selection};
+use super::registry::{Definition, Refusal, Selection};
 use super::rows::{Row, Rows, Stale};
 use crate::access::filter::{Filter, Verdict};
 use crate::access::identity::Identity;
@@ -16,6 +16,7 @@ use crate::compat;
 use crate::encode::{self, ValueEncoder};
 use pgrx::pg_sys::{Datum, Oid};
 use rte_protocol::bridge::ShapeId;
+use rte_protocol::wire::ErrorCode;
 use std::rc::Rc;
 
 pub struct Shape {
@@ -83,6 +84,30 @@ impl Shape {
     /// Attribute numbers of the key.
     pub fn key(&self) -> &[i16] {
         &self.key
+    }
+
+    /// Places of the key's columns among the shape's.
+    pub fn key_places(&self) -> Vec<usize> {
+        self.key.iter().filter_map(|key| self.numbers.iter().position(|number| number == key)).collect()
+    }
+
+    /// Places of the columns of these names, in the shape's order.
+    ///
+    /// # Errors
+    /// One of them is not the shape's.
+    pub fn places_of(&self, names: &[String]) -> Result<Vec<usize>, Refusal> {
+        let mut places = Vec::with_capacity(names.len());
+        for name in names {
+            let mut json = Vec::new();
+            encode::append_json_string(&mut json, name.as_bytes());
+            let place = self.names.iter().position(|known| *known == json);
+            let name = || name.chars().take(64).collect::<String>();
+            let unknown = || Refusal::new(ErrorCode::UnknownColumn, format!("no such column: {}", name()), "");
+            places.push(place.ok_or_else(unknown)?);
+        }
+        places.sort_unstable();
+        places.dedup();
+        Ok(places)
     }
 
     /// Whether evaluating the shape may raise an error of its own.

@@ -1,4 +1,4 @@
-//! A tick: a new snapshot, what it sees and the last one did not, and answers to the messages that came. How soon the next
+//! A tick: a new snapshot (or that of a verification), what it sees and the last one did not, and answers to the messages that came. How soon the next
 //! one may be.
 //!
 //! Everything that clients are told is true of the snapshot of the tick that tells it. Main thread of its own process.
@@ -14,7 +14,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use rte_core::{Snapshot, Xid};
-use rte_protocol::bridge::ToFeeder;
+use rte_protocol::bridge::{FromFeeder, ToFeeder};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -88,16 +88,21 @@ impl Feeder {
     /// One tick, and answers to the messages that came. `false`: the extension is gone.
     fn tick(&mut self, messages: &mut Vec<ToFeeder>, in_use: bool) -> bool {
         let began = Instant::now();
-        // Before the snapshot: a commit after this sets it again.
-        self.slot.get().pending.store(false, Ordering::SeqCst);
+        let adopted = self.begin_tick();
+        // Before the snapshot: a commit after this sets it again. One that was adopted was taken before, so another tick
+        // follows for what has come since.
+        if adopted.is_none() {
+            self.slot.get().pending.store(false, Ordering::SeqCst);
+        }
         let mut commits = 0;
-        process::transaction(|_| {
+        process::finish(|_| {
             if changelog::schema_oid() != self.schema {
                 return false;
             }
             let mut told = false;
-            for _ in 0..LOOKS {
-                let (now, changes) = self.look(in_use);
+            for look in 0..LOOKS {
+                let first = if look == 0 { adopted.as_ref() } else { None };
+                let (now, changes) = self.look(in_use, first.is_some());
                 commits += count_commits(&changes);
                 // First, so that nobody gets a change who may not any more.
                 self.expire();
@@ -108,14 +113,20 @@ impl Feeder {
                 }
             }
             told |= self.give_up_unanswered();
-            if told {
+            let verified = adopted.as_ref().filter(|adopted| self.announce(adopted));
+            if told || verified.is_some() {
                 self.commit();
             }
+            if let Some(verified) = verified {
+                self.send(&FromFeeder::Adopted { job: verified.job() }, &[]);
+            }
             let mut resuming = Vec::new();
-            if !messages.is_empty() {
+            // What has come since an adopted snapshot was taken may be about what it does not see: that is for the next tick.
+            let timely = if adopted.is_none() { messages.len() } else { 0 };
+            if timely > 0 {
                 self.refresh_registry();
             }
-            for message in messages.drain(..) {
+            for message in messages.drain(..timely) {
                 self.handle(message, &mut resuming);
             }
             if !resuming.is_empty() {
@@ -135,14 +146,18 @@ impl Feeder {
         }
     }
 
-    /// Takes a snapshot that is as new as what this process knows of access, and reads the changes up to it.
-    fn look(&mut self, in_use: bool) -> (Snapshot, Vec<Change>) {
+    /// Takes a snapshot that is as new as what this process knows of access, and reads the changes up to it. The first is
+    /// the transaction's own where that was `adopted`: what was heard of access was looked at before.
+    fn look(&mut self, in_use: bool, adopted: bool) -> (Snapshot, Vec<Change>) {
         let (mut last, mut changes) = (self.last.clone(), Vec::new());
-        for _ in 0..LOOKS {
-            drift::begin();
+        for look in 0..LOOKS {
+            let adopted = adopted && look == 0;
+            if !adopted {
+                drift::begin();
+            }
             // SAFETY: the snapshot is active until the next one is, or the transaction ends.
             let (now, new) = unsafe {
-                let active = process::newer_snapshot();
+                let active = if adopted { pg_sys::GetActiveSnapshot() } else { process::newer_snapshot() };
                 let now = snapshot::copy(active);
                 let new = self.pending.read(self.slot, &last, &now, active, in_use);
                 (now, new)

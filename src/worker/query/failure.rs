@@ -33,6 +33,11 @@ impl Failure {
         }
     }
 
+    /// Of a verification that cannot be done now. What of the table has changed is told otherwise.
+    pub(super) const fn not_verified() -> Self {
+        Self { code: ErrorCode::NotReady, message: "the copy cannot be compared now", hint: Some("ask again later") }
+    }
+
     pub(super) const fn unknown_table() -> Self {
         Self { code: ErrorCode::UnknownTable, message: "table does not exist or may not be read", hint: None }
     }

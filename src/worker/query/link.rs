@@ -49,7 +49,20 @@ impl From<io::Error> for LinkError {
 /// What a gateway may say.
 pub(super) enum Incoming {
     Job { job: JobId, blob: Vec<u8> },
-    Cancel { job: JobId },
+    Word { job: JobId, word: Word },
+}
+
+/// What may be said about a job that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Nobody waits for it any more.
+    Cancel,
+    /// Of a verification: its snapshot is to be taken now.
+    Export,
+    /// A tick has its snapshot.
+    Adopted,
+    /// No tick could have it.
+    Again,
 }
 
 pub(super) struct Link {
@@ -100,7 +113,10 @@ impl Link {
         let (head, body) = frame::read::<ToWorker>(bytes)?;
         let incoming = match head {
             ToWorker::Job { job } => Incoming::Job { job, blob: bytes[body].to_vec() },
-            ToWorker::Cancel { job } => Incoming::Cancel { job },
+            ToWorker::Cancel { job } => Incoming::Word { job, word: Word::Cancel },
+            ToWorker::Export { job } => Incoming::Word { job, word: Word::Export },
+            ToWorker::Adopted { job } => Incoming::Word { job, word: Word::Adopted },
+            ToWorker::Again { job } => Incoming::Word { job, word: Word::Again },
         };
         self.inbox.drain(..len);
         Ok(incoming)
@@ -110,12 +126,32 @@ impl Link {
     pub(super) fn is_cancelled(&mut self, current: JobId) -> Result<bool, LinkError> {
         loop {
             match self.receive()? {
-                Some(Incoming::Cancel { job }) if job == current => return Ok(true),
-                // Of a job that has ended.
-                Some(Incoming::Cancel { .. }) => {}
+                Some(Incoming::Word { job, word: Word::Cancel }) if job == current => return Ok(true),
+                // About a job that has ended, or too late.
+                Some(Incoming::Word { .. }) => {}
                 Some(Incoming::Job { .. }) => return Err(LinkError::Overlap),
                 None => return Ok(false),
             }
+        }
+    }
+
+    /// Waits for a word about the job in progress; none comes in time where nothing is answered. Interrupts are raised as
+    /// errors.
+    pub(super) fn word(&mut self, current: JobId, patience: Duration) -> Result<Option<Word>, LinkError> {
+        let _clock = Pause::begin();
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.receive()? {
+                Some(Incoming::Word { job, word }) if job == current => return Ok(Some(word)),
+                Some(Incoming::Word { .. }) => continue,
+                Some(Incoming::Job { .. }) => return Err(LinkError::Overlap),
+                None => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            wait_in_job(self.fd(), pg_sys::WL_SOCKET_READABLE, super::millis(left));
         }
     }
 

@@ -1,4 +1,4 @@
-//! The query worker: reads snapshots for clients, as their role, and asks the SQL hook whose a token is, in one short
+//! The query worker: reads snapshots for clients, as their role, compares what they hold, and asks the SQL hook whose a token is, in one short
 //! transaction per job. It is connected as `rte.authenticator_role`, where that is set.
 //!
 //! Decides which rows Postgres shows to a role, by asking Postgres, and whether a job is one that the
@@ -13,6 +13,7 @@ mod link;
 mod rows;
 mod snapshot;
 mod timeout;
+mod verify;
 mod wait;
 
 use crate::access::{drift, reads};
@@ -159,8 +160,8 @@ fn serve(link: &mut Link, mut until: Instant) -> (bool, End) {
                 worked = true;
                 until = Instant::now() + idle;
             }
-            // The cancel of a job that has ended meanwhile.
-            Ok(Some(Incoming::Cancel { .. })) => {}
+            // About a job that has ended meanwhile.
+            Ok(Some(Incoming::Word { .. })) => {}
             Ok(None) => {
                 wait::note_idle(true);
                 if wait::is_asked_to_leave() {
@@ -202,10 +203,15 @@ fn work(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), LinkError> {
     wait::report_running(c"whagons_rte: snapshot");
     timeout::start();
     let conditioned = AtomicBool::new(false);
+    let verifies = AtomicBool::new(false);
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| match accept::accept(job, blob) {
         Ok((Job::Snapshot(work), _)) => {
             conditioned.store(work.tables.iter().any(|table| table.condition.is_some()), Ordering::Relaxed);
             snapshot::run(link, job, &work)
+        }
+        Ok((Job::Verify(work), key)) => {
+            verifies.store(true, Ordering::Relaxed);
+            verify::run(link, &work, &key)
         }
         Ok((Job::Authenticate(work), key)) => authenticate::run(&work, &key),
         Err(Refused::Failed(failure)) => Outcome::Failed(failure),
@@ -214,7 +220,8 @@ fn work(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), LinkError> {
     .catch_others(|error| {
         // Ends the transaction first: it gives back the role, locks, pins and SPI's state.
         abort();
-        Outcome::Failed(Failure::of(&error, conditioned.load(Ordering::Relaxed)))
+        let failure = Failure::of(&error, conditioned.load(Ordering::Relaxed));
+        Outcome::Failed(if verifies.load(Ordering::Relaxed) { Failure::not_verified() } else { failure })
     })
     .execute();
     timeout::stop();

@@ -98,7 +98,7 @@ impl<'a> Receiver<'a> {
         if self.chunk.len() > LARGEST {
             ereport!(ERROR, PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "a row is too large for a frame");
         }
-        if self.has_drifted() {
+        if has_drifted(self.table, self.begun) {
             return Err(Stop::Drifted);
         }
         self.begun = true;
@@ -115,19 +115,6 @@ impl<'a> Receiver<'a> {
             Ok(true) => Err(Stop::Cancelled),
             Err(lost) => Err(Stop::Lost(lost)),
         }
-    }
-
-    /// Whether what decided on the rows of the chunk may be newer than they are. Privileges and policies of the table itself
-    /// are looked at before the first row, and not again.
-    fn has_drifted(&self) -> bool {
-        let (table, begun) = (self.table, self.begun);
-        drift::of_tables(|other| {
-            if begun {
-                reads::is_read(other) && reads::root_of(other) != table
-            } else {
-                other == table || reads::is_read(other)
-            }
-        })
     }
 
     /// Appends a row.
@@ -150,6 +137,18 @@ impl<'a> Receiver<'a> {
         self.chunk.push(b']');
         self.rows += 1;
     }
+}
+
+/// Whether what decided on the rows of a table may be newer than they are; in [`reads::observe`]. `begun`: its first rows were
+/// sent. Privileges and policies of the table itself are looked at before the first row, and not again.
+pub(super) fn has_drifted(table: Oid, begun: bool) -> bool {
+    drift::of_tables(|other| {
+        if begun {
+            reads::is_read(other) && reads::root_of(other) != table
+        } else {
+            other == table || reads::is_read(other)
+        }
+    })
 }
 
 /// Looks at the columns before the first row.

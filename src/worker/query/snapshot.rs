@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::link::{Link, LinkError};
 use super::rows::{Receiver, Stop};
 use super::{Outcome, abort};
-use crate::access::read::NotReadable;
+use crate::access::read::{NotReadable, Reading};
 use crate::access::reads;
 use crate::job::SnapshotJob;
 use crate::worker::process;
@@ -13,7 +13,7 @@ use pgrx::pg_sys;
 use rte_protocol::bridge::{FromWorker, JobId};
 
 /// Why a job did not come to its end, while its transaction is still open.
-enum Interrupted {
+pub(super) enum Interrupted {
     Failed(Failure),
     Stopped(Stop),
 }
@@ -55,42 +55,52 @@ pub(super) fn run(link: &mut Link, job: JobId, work: &SnapshotJob) -> Outcome {
             commit();
             Outcome::Done
         }
-        Err(interrupted) => {
-            abort();
-            match interrupted {
-                Interrupted::Failed(failure) => Outcome::Failed(failure),
-                Interrupted::Stopped(Stop::Drifted) => Outcome::Failed(Failure::drifted()),
-                Interrupted::Stopped(Stop::Cancelled) => Outcome::Cancelled,
-                Interrupted::Stopped(Stop::Lost(lost)) => Outcome::Lost(lost),
-            }
+        Err(interrupted) => interrupted.end(),
+    }
+}
+
+impl Interrupted {
+    /// Ends the transaction.
+    pub(super) fn end(self) -> Outcome {
+        abort();
+        match self {
+            Self::Failed(failure) => Outcome::Failed(failure),
+            Self::Stopped(Stop::Drifted) => Outcome::Failed(Failure::drifted()),
+            Self::Stopped(Stop::Cancelled) => Outcome::Cancelled,
+            Self::Stopped(Stop::Lost(lost)) => Outcome::Lost(lost),
         }
     }
 }
 
-/// Opens a transaction that reads, locks its tables, and only then takes its one snapshot: a schema change that was
+/// Opens a transaction that reads, and locks its tables. Only then its one snapshot is to be taken: a schema change that was
 /// waited for is seen by it, or a rewritten table would look empty.
 ///
 /// A table that somebody holds locked is not waited for, because others want their snapshots from this worker; nothing was
 /// sent yet, so the job can be done another time.
-fn begin(work: &SnapshotJob) -> Result<(), Failure> {
+pub(super) fn begin<'a>(tables: impl IntoIterator<Item = &'a Reading>) -> Result<(), Failure> {
     // SAFETY: no transaction is open; the two settings are made before the first snapshot is taken.
     unsafe {
         pg_sys::StartTransactionCommand();
         pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as i32;
         pg_sys::XactReadOnly = true;
-        for table in &work.tables {
+        for table in tables {
             if !access::read::lock(pg_sys::Oid::from(table.relation)) {
                 return Err(Failure::not_ready());
             }
         }
-        access::drift::begin();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
     Ok(())
 }
 
-fn commit() {
-    // SAFETY: ends what `begin` opened.
+/// Takes the one snapshot of a transaction that was begun.
+pub(super) fn take() {
+    access::drift::begin();
+    // SAFETY: in a transaction whose tables are locked.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+}
+
+pub(super) fn commit() {
+    // SAFETY: ends what `begin` opened, after `take`.
     unsafe {
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();
@@ -98,7 +108,8 @@ fn commit() {
 }
 
 fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupted> {
-    begin(work)?;
+    begin(&work.tables)?;
+    take();
     snapshot::flush_what_is_visible();
     // SAFETY: the transaction's snapshot, an MVCC one; during recovery no job is handed out.
     let taken = unsafe { snapshot::copy(pg_sys::GetActiveSnapshot()) };
@@ -120,7 +131,7 @@ fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupt
 
 /// Postgres' privileges must be what decides, so the role must be subject to them. Whether it may bypass row-level
 /// security was for the feeder to decide, and is an attribute that Postgres knows.
-fn check_role(role: pg_sys::Oid) -> Result<(), Failure> {
+pub(super) fn check_role(role: pg_sys::Oid) -> Result<(), Failure> {
     // SAFETY: catalog look-ups inside a transaction.
     let (exists, exempt) = unsafe { (!pg_sys::GetUserNameFromId(role, true).is_null(), pg_sys::superuser_arg(role)) };
     match (exists, exempt) {

@@ -90,6 +90,9 @@ impl<F: Frame> Session<F> {
 
     /// The worker is through with the job. What is not done by now never will be.
     pub fn job_ended(&mut self, job: JobId, out: &mut Vec<Action<F>>) {
+        if self.verify_job_ended(job, (ErrorCode::NotReady, "the verification ended early"), out) {
+            return;
+        }
         self.job_failed(job, ErrorCode::SnapshotFailed, "the snapshot ended early", None, out);
     }
 
@@ -103,6 +106,9 @@ impl<F: Frame> Session<F> {
         hint: Option<&str>,
         out: &mut Vec<Action<F>>,
     ) {
+        if self.verify_job_ended(job, (code, message), out) {
+            return;
+        }
         let Some(join) = self.joins.iter().find(|j| j.job == job) else { return };
         let failed: Vec<u32> = join.members.iter().filter(|m| !m.done).filter_map(|m| m.sub).collect();
         let mut ids = Vec::new();

@@ -13,6 +13,7 @@ mod requests;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use crate::held::{Held, Stem};
 use crate::snapshot::Snapshot;
@@ -21,6 +22,7 @@ use rte_protocol::bridge::{JobId, SessionId, ShapeId, SubscriptionReport, ToFeed
 use rte_protocol::wire::{CloseCode, ErrorCode, Limits, ServerMessage, TableInfo};
 use std::rc::Rc;
 use subscription::{ShapeUse, State, Sub};
+use verify::Verification;
 
 /// A handle to an encoded frame.
 pub trait Frame: Clone {
@@ -135,7 +137,11 @@ pub struct Session<F> {
     renewing: bool,
     /// The last token that came meanwhile.
     next_token: Option<String>,
-    /// Frames of the open tick were sent, its commit must follow.
+    /// What the client asked about one of its copies.
+    verification: Option<Verification>,
+    /// Number of the last one.
+    last_request: u32,
+    /// Frames of the open tick were sent, or its snapshot is a verification's: its commit must follow.
     dirty: bool,
     /// Bytes of kept frames and of those that wait behind a catch-up.
     kept_bytes: usize,
@@ -161,6 +167,8 @@ impl<F: Frame> Session<F> {
             holding: None,
             renewing: false,
             next_token: None,
+            verification: None,
+            last_request: 0,
             dirty: false,
             kept_bytes: 0,
         }
@@ -339,7 +347,9 @@ impl<F: Frame> Session<F> {
     }
 
     fn let_out(&mut self, tick: &Rc<Tick>, out: &mut Vec<Action<F>>) {
-        out.push(Action::Commit(tick.clone(), self.holding()));
+        let held = self.holding();
+        self.announce(tick, &held, out);
+        out.push(Action::Commit(tick.clone(), held));
     }
 
     /// What the live subscriptions hold: for the cursor of a commit that is sent now.

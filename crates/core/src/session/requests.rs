@@ -57,7 +57,7 @@ impl<F: Frame> Session<F> {
             // For figures only; the caller records it.
             ClientMessage::Ack { .. } => {}
             ClientMessage::Mutate(mutate) => out.push(not_supported("mutate", Some(&mutate.id))),
-            ClientMessage::Verify { id } => out.push(not_supported("verify", Some(&id))),
+            ClientMessage::Verify(verify) => self.verify(verify, out),
             ClientMessage::Auth(auth) => self.auth(auth.token, out),
             ClientMessage::Publish(_) => out.push(not_supported("publish", None)),
             ClientMessage::Join(_) => out.push(not_supported("join", None)),

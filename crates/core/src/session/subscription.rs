@@ -191,6 +191,10 @@ impl<F: Frame> Session<F> {
         if !matches!(self.subs[at].state, State::Joining { .. } | State::Live) {
             return;
         }
+        if let Some(id) = self.drop_verification(self.subs[at].number, out) {
+            let message = "the copy of the subscription could not be continued";
+            out.push(error(ErrorCode::NotReady, message, Some("ask again after its commit"), Some(&id)));
+        }
         self.release(at, out);
         self.subs[at].state = State::Resyncing;
         let id = self.subs[at].id.to_string();
@@ -262,6 +266,7 @@ impl<F: Frame> Session<F> {
         let (number, state) = (self.subs[at].number, self.subs[at].state);
         if state == State::Live {
             self.holding = None;
+            self.drop_verification(number, out);
         }
         if let Some(shape) = self.subs[at].shape.take()
             && let Some(at) = self.shapes.iter().position(|s| s.shape == shape)

@@ -7,7 +7,7 @@ use crate::directory::FeederId;
 use crate::event::{CatchUpPart, ChangesPart, CommitPart, SessionEvent, ToIo, Unavailable};
 use crate::flow::Flow;
 use bytes::Bytes;
-use rte_protocol::bridge::{FromFeeder, frame::FrameError};
+use rte_protocol::bridge::{FromFeeder, ToWorker, frame::FrameError};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -117,6 +117,18 @@ fn handle(
             // The session may have gone, and takes its question back then.
             to(session, SessionEvent::Ask { job });
             bridge.queue_job(database, Job { kind: Kind::Ask, feeder, id: job, session, blob: body });
+        }
+        FromFeeder::Verify { job, session, request } => {
+            to(session, SessionEvent::Verify { job, request });
+            bridge.queue_job(database, Job { kind: Kind::Verify, feeder, id: job, session, blob: body });
+        }
+        FromFeeder::Export { job } => bridge.tell_runner(feeder, job, &ToWorker::Export { job }),
+        FromFeeder::ExportAgain { job } => bridge.tell_runner(feeder, job, &ToWorker::Again { job }),
+        FromFeeder::Verifying { job, session } => to(session, SessionEvent::Verifying { job }),
+        // After its commit, so that what the worker says comes behind it.
+        FromFeeder::Adopted { job } => bridge.tell_runner(feeder, job, &ToWorker::Adopted { job }),
+        FromFeeder::VerifyFailed { session, request, code, message, hint } => {
+            to(session, SessionEvent::VerifyFailed { request, code, message, hint });
         }
         FromFeeder::Resync { session, id, reason } => to(session, SessionEvent::Resync { id, reason }),
         FromFeeder::Ended { session, id, code, message, hint } => {

@@ -1,6 +1,6 @@
 //! Jobs: which waits, which query worker runs which, and what becomes of a job when one of its sides goes.
 //!
-//! A job is a snapshot or a question. First in, first out per database, questions before snapshots: a log-in does not
+//! A job is a snapshot, a verification or a question. First in, first out per database, questions before snapshots: a log-in does not
 //! wait behind those who are in already. A worker runs one job at a time. Decides only: sending is the caller's.
 //! Bridge thread.
 
@@ -22,6 +22,8 @@ const ASK: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Snapshot,
+    /// Waits behind snapshots, and talks with the feeder before its rows come.
+    Verify,
     /// One answer comes, for the feeder.
     Ask,
 }
@@ -95,6 +97,8 @@ pub enum Lost {
     Requeued,
     /// Rows were sent: the client must come back.
     Broken(Job),
+    /// The client may ask again.
+    Unverified(Job),
     /// A question has no answer. It is not asked again: it may be what the worker died of.
     Unanswered(Job),
 }
@@ -105,7 +109,7 @@ impl Jobs {
     pub fn queue(&mut self, database: u32, job: Job) -> bool {
         let waiting = self.waiting.entry(database).or_default();
         match job.kind {
-            Kind::Snapshot => waiting.snapshots.push_back(job),
+            Kind::Snapshot | Kind::Verify => waiting.snapshots.push_back(job),
             Kind::Ask if waiting.bytes + cost(&job) > MAX_ASKS => return false,
             Kind::Ask => {
                 waiting.bytes += cost(&job);
@@ -133,6 +137,12 @@ impl Jobs {
         self.workers.get_mut(&worker)?.running.as_mut().filter(|r| r.job.id == job)
     }
 
+    /// The worker that runs a feeder's job.
+    pub fn runner(&self, feeder: FeederId, job: JobId) -> Option<WorkerId> {
+        let runs = |w: &Worker| w.running.as_ref().is_some_and(|r| r.job.feeder == feeder && r.job.id == job);
+        self.workers.iter().find(|(_, w)| runs(w)).map(|(id, _)| *id)
+    }
+
     /// The worker is idle again.
     pub fn finish(&mut self, worker: WorkerId) -> Option<Running> {
         self.workers.get_mut(&worker)?.running.take()
@@ -144,6 +154,7 @@ impl Jobs {
         match gone.running {
             Some(running) if running.cancelled => Lost::Nothing,
             Some(running) if running.job.kind == Kind::Ask => Lost::Unanswered(running.job),
+            Some(running) if running.job.kind == Kind::Verify => Lost::Unverified(running.job),
             Some(running) if running.rows_sent => Lost::Broken(running.job),
             Some(running) => {
                 self.waiting.entry(gone.database).or_default().snapshots.push_front(running.job);
@@ -221,6 +232,18 @@ mod tests {
         jobs.assign(7);
         jobs.running(2, 1).expect("runs").rows_sent = true;
         assert!(matches!(jobs.detach(2), Lost::Broken(Job { id: 1, .. })));
+    }
+
+    #[test]
+    fn a_lost_worker_ends_its_verification_and_others_are_told_apart() {
+        let mut jobs = Jobs::default();
+        jobs.attach(1, 7);
+        assert!(jobs.queue(7, Job { kind: Kind::Verify, ..job(1) }));
+        assert_eq!(jobs.runner(1, 1), None, "it waits");
+        jobs.assign(7);
+        assert_eq!((jobs.runner(1, 1), jobs.runner(2, 1), jobs.runner(1, 2)), (Some(1), None, None));
+        assert!(matches!(jobs.detach(1), Lost::Unverified(Job { id: 1, .. })));
+        assert_eq!(jobs.waiting(7), 0);
     }
 
     #[test]

@@ -213,6 +213,14 @@ impl Bridge {
         }
     }
 
+    /// A word to the worker that runs a feeder's job, where one does.
+    fn tell_runner(&self, feeder: FeederId, job: JobId, message: &ToWorker) {
+        let worker = self.jobs.borrow().runner(feeder, job);
+        if let Some(worker) = worker {
+            self.tell_worker(worker, message, &[]);
+        }
+    }
+
     /// Hands waiting jobs of a database to its idle workers, and asks for more workers where none is.
     fn assign(&self, database: u32) {
         loop {

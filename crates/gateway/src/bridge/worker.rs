@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rte_protocol::bridge::{FromWorker, JobId, SessionId, ToFeeder, frame::FrameError};
+use rte_protocol::wire::ErrorCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -51,6 +52,11 @@ pub async fn serve(bridge: &Bridge, mut reader: FrameReader, out: &Rc<PeerOut>, 
     let lost = bridge.jobs.borrow_mut().detach(id);
     match lost {
         Lost::Broken(job) => bridge.session(job.feeder, job.session, SessionEvent::JobLost),
+        Lost::Unverified(Job { feeder, session, id, .. }) => {
+            let message = "the verification was interrupted".to_owned();
+            let event = SessionEvent::JobFailed { job: id, code: ErrorCode::NotReady, message, hint: None };
+            bridge.session(feeder, session, event);
+        }
         Lost::Unanswered(Job { feeder, session, id, .. }) => {
             bridge.tell_feeder(feeder, &ToFeeder::AskFailed { session, job: id });
         }
@@ -70,6 +76,9 @@ fn handle(
     let (message, body): (FromWorker, Bytes) = frame.read()?;
     let (FromWorker::Begin { job, .. }
     | FromWorker::Rows { job, .. }
+    | FromWorker::Ready { job }
+    | FromWorker::Exported { job }
+    | FromWorker::Verified { job, .. }
     | FromWorker::End { job }
     | FromWorker::Answer { job }
     | FromWorker::Failed { job, .. }) = &message;
@@ -90,6 +99,7 @@ fn handle(
         Kind::Ask if over => answer(bridge, feeder, session, *job, &message, &body),
         Kind::Ask => {}
         Kind::Snapshot => snapshot(bridge, feeder, session, flow, message, body)?,
+        Kind::Verify => verification(bridge, feeder, session, flow, message, body),
     }
     if over {
         bridge.assign(database);
@@ -126,7 +136,36 @@ fn snapshot(
         }
         FromWorker::End { job } | FromWorker::Answer { job } => SessionEvent::JobEnded { job },
         FromWorker::Failed { job, code, message, hint } => SessionEvent::JobFailed { job, code, message, hint },
+        FromWorker::Ready { .. } | FromWorker::Exported { .. } | FromWorker::Verified { .. } => return Ok(()),
     };
     bridge.session(feeder, session, event);
     Ok(())
+}
+
+/// Something of a verification: first for the feeder, whose tick takes its snapshot, then for its session.
+fn verification(
+    bridge: &Bridge,
+    feeder: FeederId,
+    session: SessionId,
+    flow: &Arc<Flow>,
+    message: FromWorker,
+    body: Bytes,
+) {
+    let event = match message {
+        FromWorker::Ready { job } => return bridge.tell_feeder(feeder, &ToFeeder::VerifyReady { session, job }),
+        FromWorker::Exported { job } => {
+            let export = STANDARD.encode(&body);
+            return bridge.tell_feeder(feeder, &ToFeeder::Exported { session, job, export });
+        }
+        FromWorker::Rows { job, rows, done, .. } => {
+            let credit = flow.take(body.len());
+            SessionEvent::Repair { job, rows, body, done, credit }
+        }
+        FromWorker::Verified { job, hash, rows } => SessionEvent::Verified { job, hash, rows, parts: body },
+        FromWorker::Failed { job, code, message, hint } => SessionEvent::JobFailed { job, code, message, hint },
+        FromWorker::Begin { job, .. } | FromWorker::End { job } | FromWorker::Answer { job } => {
+            SessionEvent::JobEnded { job }
+        }
+    };
+    bridge.session(feeder, session, event);
 }

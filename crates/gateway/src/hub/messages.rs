@@ -9,7 +9,7 @@ use crate::frame::OutFrame;
 use crate::websocket::Incoming;
 use rte_core::session::Welcome;
 use rte_protocol::bridge::SessionId;
-use rte_protocol::wire::{ClientMessage, CloseCode, Hello, Limits, snapshot_parts};
+use rte_protocol::wire::{ClientMessage, CloseCode, Hello, Limits, repair_parts, snapshot_parts};
 use std::rc::Rc;
 
 /// Longer cursors in `ack` are not recorded: they are kept per connection, for figures only.
@@ -53,7 +53,8 @@ impl Hub {
             (&conn, state.as_deref_mut().filter(|s| s.feeder == Some(feeder) && s.closing.is_none()))
         else {
             // The session went while the feeder still worked for it.
-            if let SessionEvent::Job { job, .. } | SessionEvent::Ask { job } = event {
+            if let SessionEvent::Job { job, .. } | SessionEvent::Ask { job } | SessionEvent::Verify { job, .. } = event
+            {
                 self.tell(ToBridge::CancelJob { feeder, job });
             }
             return;
@@ -119,6 +120,22 @@ impl Hub {
                 s.job_failed(job, code, &message, hint.as_deref(), out);
             }
             SessionEvent::JobLost => self.close(conn, state, CloseCode::Restart),
+            SessionEvent::Verify { job, request } => s.verify_job(job, request, out),
+            SessionEvent::Verifying { job } => s.verifying(job),
+            SessionEvent::Repair { job, rows, body, done, credit } => {
+                if let Some(id) = s.repair_for(job) {
+                    let (before, after) = repair_parts(id, done);
+                    let frame = OutFrame::text_parts(&before, body, after, Some(credit));
+                    self.push_paced(conn, state, frame, rows);
+                }
+            }
+            SessionEvent::Verified { job, hash, rows, parts } => {
+                let now = self.closed_tick(feeder);
+                state.session.verified(job, hash, rows, &parts, now.as_ref(), out);
+            }
+            SessionEvent::VerifyFailed { request, code, message, hint } => {
+                s.verify_failed(request, code, &message, hint.as_deref(), out);
+            }
         }
         self.carry_out(conn, state, actions);
         self.note_waiting(conn, state);

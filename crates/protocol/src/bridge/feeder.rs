@@ -45,6 +45,13 @@ pub enum ToFeeder {
     /// The snapshot of these subscriptions could not be read. Each is answered by `Resync`, `Subscribed` and another
     /// `Job` where it is worth another try (the table was redefined meanwhile), else by `Ended`.
     SnapshotFailed { session: SessionId, ids: Vec<String>, code: ErrorCode, message: String, hint: Option<String> },
+    /// A client's `verify`, of a subscription that is live. Answered by `Verify` or `VerifyFailed` with the same `request`,
+    /// which counts the session's requests.
+    Verify { session: SessionId, request: u32, id: String, parts: u32, columns: Option<Vec<String>>, want: Vec<u32> },
+    /// A worker waits for the word to take the snapshot of a verification.
+    VerifyReady { session: SessionId, job: JobId },
+    /// The snapshot of a verification was exported: what the worker says of it is base64, signed by the worker.
+    Exported { session: SessionId, job: JobId, export: String },
     /// This many jobs wait and no query worker is idle.
     NeedWorker { waiting: u32 },
 }
@@ -92,6 +99,18 @@ pub enum FromFeeder {
     /// A snapshot to be read for one session: the body is opaque to the gateway, which hands it to a
     /// query worker of this database. `ids` are the subscriptions in it.
     Job { job: JobId, session: SessionId, ids: Vec<String> },
+    /// A verification for a query worker: the body is opaque to the gateway.
+    Verify { job: JobId, session: SessionId, request: u32 },
+    /// The worker of a verification is to export its snapshot now.
+    Export { job: JobId },
+    /// The snapshot came too late.
+    ExportAgain { job: JobId },
+    /// The tick in progress has the verification's snapshot: `verifying` goes to the client right before its `Commit`.
+    Verifying { job: JobId, session: SessionId },
+    /// That tick is closed: the worker reads on.
+    Adopted { job: JobId },
+    /// A verification is given up.
+    VerifyFailed { session: SessionId, request: u32, code: ErrorCode, message: String, hint: Option<String> },
     /// The subscription's copy can no longer be continued. `resync` goes to the client; `Subscribed` and
     /// a `Job` follow. Frames of its old shape no longer concern it.
     Resync { session: SessionId, id: String, reason: String },

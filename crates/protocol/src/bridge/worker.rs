@@ -13,6 +13,12 @@ pub enum ToWorker {
     Job { job: JobId },
     /// Nobody waits for the job any more.
     Cancel { job: JobId },
+    /// The worker is to take and export the snapshot of a verification now.
+    Export { job: JobId },
+    /// A tick has adopted the exported snapshot, and its commit is on its way.
+    Adopted { job: JobId },
+    /// The exported snapshot came too late: another one is wanted.
+    Again { job: JobId },
 }
 
 /// Query worker → gateway.
@@ -22,8 +28,17 @@ pub enum FromWorker {
     /// The snapshot of all of the job's shapes is taken, and what it sees is flushed.
     Begin { job: JobId, snapshot: String },
     /// Rows of the job's subscription number `index` (as in `ids` of the feeder's `Job`): the body is a
-    /// JSON array of arrays. Each subscription ends with exactly one `done`.
+    /// JSON array of arrays. Each subscription ends with exactly one `done`. Of a verification they are the rows of the
+    /// wanted parts, with `index` 0.
     Rows { job: JobId, index: u32, rows: u32, done: bool, total: Option<u64> },
+    /// A verification has locked its table and waits for `Export`. Comes again after `Again`.
+    Ready { job: JobId },
+    /// The snapshot of a verification is taken and exported; the body goes to the feeder as it is, signed. `Adopted` or
+    /// `Again` follows.
+    Exported { job: JobId },
+    /// What the rows of a verification come to. The body is the JSON array of its parts, `[["<hash>",<rows>],…]`, or empty
+    /// where there is one part. `End` follows.
+    Verified { job: JobId, hash: String, rows: u64 },
     /// All subscriptions of the job are done, and the worker is idle.
     End { job: JobId },
     /// The answer to an `Ask`: the body goes to the feeder as it is; the worker is idle.

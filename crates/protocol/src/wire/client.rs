@@ -27,7 +27,7 @@ pub enum ClientMessage {
     /// Leaves a channel.
     Leave(Channel),
     /// Asks for the integrity hash of a subscription.
-    Verify { id: String },
+    Verify(Verify),
     /// The cursor that the client has applied and stored; for lag figures only.
     Ack { cursor: String },
     /// Answered by `pong` with the same `at`.
@@ -106,6 +106,27 @@ pub struct Channel {
     pub channel: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presence: Option<Value>,
+}
+
+/// `verify`: what the subscription's rows come to at one of the next commits.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+pub struct Verify {
+    /// Of a subscription whose copy is ready.
+    pub id: String,
+    /// Into how many parts the rows are divided, by their keys: 1 to [`Verify::MAX_PARTS`]; none means one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<u32>,
+    /// Names of the columns that are compared; none means all of the subscription's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// Numbers of the parts, from 0, whose rows are wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub want: Vec<u32>,
+}
+
+impl Verify {
+    /// Largest number of parts.
+    pub const MAX_PARTS: u32 = 4096;
 }
 
 /// `ping`; `at` comes back as it was.
@@ -257,6 +278,19 @@ mod tests {
         let hello = r#"{"type":"hello","subscriptions":[{"id":"a","table":"t"},
                        {"id":"b","table":"t","where":"n = $1","params":[0.12345678901234567890]}]}"#;
         assert!(matches!(ClientMessage::parse(hello), Err(ParseError::Field { .. })));
+    }
+
+    #[test]
+    fn verify_needs_no_more_than_an_id() {
+        let m = ClientMessage::parse(r#"{"type":"verify","id":"7"}"#);
+        assert_eq!(m, Ok(ClientMessage::Verify(Verify { id: "7".into(), ..Verify::default() })));
+        let m = ClientMessage::parse(r#"{"type":"verify","id":"7","parts":64,"columns":["a"],"want":[0,63]}"#);
+        let all = Verify { id: "7".into(), parts: Some(64), columns: Some(vec!["a".into()]), want: vec![0, 63] };
+        assert_eq!(m, Ok(ClientMessage::Verify(all)));
+        for field in [r#""parts":-1"#, r#""parts":1.5"#, r#""want":[-1]"#, r#""want":7"#, r#""columns":"a""#] {
+            let m = ClientMessage::parse(&format!(r#"{{"type":"verify","id":"7",{field}}}"#));
+            assert!(matches!(m, Err(ParseError::Field { id: Some(id), .. }) if id == "7"), "{field}");
+        }
     }
 
     #[test]

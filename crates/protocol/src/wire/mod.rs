@@ -6,10 +6,12 @@ mod code;
 mod number;
 mod server;
 
-pub use client::{Auth, Channel, ClientInfo, ClientMessage, Hello, Mutate, ParseError, Ping, Publish, Subscription};
+pub use client::{
+    Auth, Channel, ClientInfo, ClientMessage, Hello, Mutate, ParseError, Ping, Publish, Subscription, Verify,
+};
 pub use close::CloseCode;
 pub use code::ErrorCode;
-pub use server::{Column, Limits, ServerMessage, TableInfo, changes_frame, commit_parts, snapshot_parts};
+pub use server::{Column, Limits, ServerMessage, TableInfo, changes_frame, commit_parts, repair_parts, snapshot_parts};
 
 /// The `Sec-WebSocket-Protocol` token of this contract.
 pub const SUBPROTOCOL: &str = "rte.v1";

@@ -59,6 +59,27 @@ pub enum ServerMessage {
     Unsubscribed {
         id: String,
     },
+    /// Right before a `commit`: the copy as it is with that commit is what `verified` speaks of.
+    Verifying {
+        id: String,
+    },
+    /// Rows of the parts that were wanted, as of the commit after `verifying`; before `verified`.
+    Repair {
+        id: String,
+        rows: Vec<Vec<Value>>,
+        done: bool,
+    },
+    Verified {
+        id: String,
+        /// Of the commit after `verifying`.
+        cursor: String,
+        /// Sixteen hexadecimal digits.
+        hash: String,
+        rows: u64,
+        /// Hash and number of rows of each part, where more than one was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parts: Option<Vec<(String, u64)>>,
+    },
     Pong {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<Value>,
@@ -136,6 +157,14 @@ pub fn snapshot_parts(id: &str, done: bool, total: Option<u64>) -> (Vec<u8>, Vec
     (head.into_bytes(), tail.into_bytes())
 }
 
+/// What stands before and after the rows (`[[…],[…]]`) of a `repair` frame.
+#[must_use]
+pub fn repair_parts(id: &str, done: bool) -> (Vec<u8>, Vec<u8>) {
+    let id = serde_json::to_string(id).unwrap_or_default();
+    let head = format!("{{\"type\":\"repair\",\"id\":{id},\"rows\":");
+    (head.into_bytes(), format!(",\"done\":{done}}}").into_bytes())
+}
+
 /// What stands before and after the end of the cursor in a `commit` frame; `cursor` is its beginning, and its end needs no
 /// quoting in JSON.
 #[must_use]
@@ -162,6 +191,11 @@ mod tests {
         assert!(
             matches!(m, ServerMessage::Snapshot { id, rows, done: true, total: Some(3) } if id == "a\"b" && rows.len() == 2)
         );
+
+        let (head, tail) = repair_parts("a\"b", false);
+        let text = [head.as_slice(), b"[[1],[2]]", &tail].concat();
+        let m: ServerMessage = serde_json::from_slice(&text).expect("repair");
+        assert!(matches!(m, ServerMessage::Repair { id, rows, done: false } if id == "a\"b" && rows.len() == 2));
 
         let (head, tail) = commit_parts("a\"b", "now");
         let text = [head.as_slice(), b".c", &tail].concat();

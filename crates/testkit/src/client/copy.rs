@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use rte_protocol::wire::Column;
 
 use super::frame::{Change, Frame, Json, Row, Subscribed, key_text};
+use super::verify::{Verdict, Verification};
 
 /// Where a subscription stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +94,9 @@ pub struct Copy {
     pub cursor: Option<String>,
     pub time: Option<String>,
     pub counts: Counts,
+    /// What is compared now, and what comparisons came to.
+    pub verification: Option<Verification>,
+    pub verdicts: Vec<Verdict>,
 }
 
 impl Copy {
@@ -118,6 +122,7 @@ impl Copy {
 
     /// The connection is gone: what was not committed is forgotten. Returns the ids that can resume.
     pub fn disconnected(&mut self) -> Vec<String> {
+        self.verification = None;
         self.subscriptions.retain(|_, s| !matches!(s.state, State::Ending | State::Ended));
         let mut live = Vec::new();
         for s in self.subscriptions.values_mut() {
@@ -144,6 +149,9 @@ impl Copy {
     /// # Errors
     /// The rule of the contract that it breaks.
     pub fn take(&mut self, frame: Frame, watch: &mut dyn Watch) -> Result<(), String> {
+        if self.verification.as_ref().is_some_and(|v| v.due) && !matches!(frame, Frame::Commit { .. }) {
+            return Err("verifying is followed by something else than its commit".into());
+        }
         match frame {
             Frame::Subscribed(subscribed) => self.subscribed(subscribed),
             Frame::Snapshot { id, rows, done } => self.snapshot(&id, rows, done),
@@ -162,7 +170,28 @@ impl Copy {
                 }
                 _ => Err(format!("unsubscribed {id:?}, which is no subscription")),
             },
+            Frame::Verifying { id } => match self.verification.as_mut().filter(|v| v.id == id) {
+                Some(verification) => {
+                    verification.due = true;
+                    Ok(())
+                }
+                None => Err(format!("verifying {id:?} unasked")),
+            },
+            Frame::Repair { id, rows, done, bytes } => match self.verification.as_mut().filter(|v| v.id == id) {
+                Some(verification) => verification.take_rows(rows, done, bytes),
+                None => Err(format!("repair of {id:?} unasked")),
+            },
+            Frame::Verified(verified) => match self.verification.as_mut().filter(|v| v.id == verified.id) {
+                Some(verification) => {
+                    let verdict = verification.take_verdict(verified)?;
+                    self.settle(verdict);
+                    Ok(())
+                }
+                None => Err(format!("verified {:?} unasked", verified.id)),
+            },
             Frame::Error(failure) => {
+                self.verification
+                    .take_if(|v| failure.id.as_deref() == Some(&*v.id) && failure.code != "TOO_MANY_REQUESTS");
                 if let Some(s) = failure.id.as_ref().and_then(|id| self.subscriptions.get_mut(id))
                     && matches!(s.state, State::Asked(_))
                 {
@@ -231,19 +260,35 @@ impl Copy {
     }
 
     fn commit(&mut self, cursor: String, time: String, watch: &mut dyn Watch) -> Result<(), String> {
+        let mut verdict = None;
         for s in self.subscriptions.values_mut() {
             match s.state {
                 State::Joining(true) => s.replace(watch)?,
                 State::Resuming | State::Live => {}
                 _ => continue,
             }
+            let mut verification = self.verification.as_mut().filter(|v| v.id == s.id);
+            if let Some(verification) = &mut verification {
+                verification.before_commit(&s.pending);
+            }
             s.apply(watch, &mut self.counts);
             s.state = State::Live;
+            if let Some(verification) = verification {
+                verdict = verification.after_commit(&cursor, s);
+            }
         }
+        self.settle(verdict);
         self.cursor = Some(cursor);
         self.time = Some(time);
         self.counts.commits += 1;
         watch.commit(self)
+    }
+
+    fn settle(&mut self, verdict: Option<Verdict>) {
+        if let Some(verdict) = verdict {
+            self.verdicts.push(verdict);
+            self.verification = None;
+        }
     }
 
     fn resync(&mut self, id: &str, reason: String) -> Result<(), String> {
@@ -286,7 +331,7 @@ impl Subscription {
         }
     }
 
-    fn key_of(&self, row: &Row) -> Json {
+    pub(super) fn key_of(&self, row: &Row) -> Json {
         key_text(self.key_at.iter().map(|at| &row[*at]))
     }
 

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::verify::Verified;
 use crate::json::canonical;
 
 /// A value: its canonical JSON text.
@@ -20,11 +21,37 @@ pub type Row = Vec<Json>;
 pub enum Frame {
     Welcome(serde_json::Value),
     Subscribed(Subscribed),
-    Snapshot { id: String, rows: Vec<Row>, done: bool },
-    Changes { shape: String, changes: Vec<Change> },
-    Commit { cursor: String, time: String },
-    Resync { id: String, reason: String },
-    Unsubscribed { id: String },
+    Snapshot {
+        id: String,
+        rows: Vec<Row>,
+        done: bool,
+    },
+    Changes {
+        shape: String,
+        changes: Vec<Change>,
+    },
+    Commit {
+        cursor: String,
+        time: String,
+    },
+    Resync {
+        id: String,
+        reason: String,
+    },
+    Unsubscribed {
+        id: String,
+    },
+    Verifying {
+        id: String,
+    },
+    /// With the bytes of its frame.
+    Repair {
+        id: String,
+        rows: Vec<Row>,
+        done: bool,
+        bytes: usize,
+    },
+    Verified(Verified),
     Pong(serde_json::Value),
     Error(Failure),
 }
@@ -130,6 +157,13 @@ impl Frame {
                 Self::Resync { id, reason }
             }
             "unsubscribed" => Self::Unsubscribed { id: serde_json::from_str::<Named>(text).map_err(bad)?.id },
+            "verifying" => Self::Verifying { id: serde_json::from_str::<Named>(text).map_err(bad)?.id },
+            "repair" => {
+                let raw: RawSnapshot = serde_json::from_str(text).map_err(bad)?;
+                let rows = raw.rows.iter().map(|r| row(r)).collect();
+                Self::Repair { id: raw.id, rows, done: raw.done, bytes: text.len() }
+            }
+            "verified" => Self::Verified(serde_json::from_str(text).map_err(bad)?),
             "pong" => Self::Pong(serde_json::from_str(text).map_err(bad)?),
             "error" => Self::Error(serde_json::from_str(text).map_err(bad)?),
             other => return Err(format!("unknown message type {other:?}")),

@@ -7,6 +7,7 @@ mod copy;
 mod frame;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -19,6 +20,7 @@ use tungstenite::{Error, Message, WebSocket};
 
 pub use copy::{Copy, Counts, Silent, State, Subscription, Watch};
 pub use frame::{Failure, Frame, Row};
+pub use verify::{Ask, Verdict};
 
 use crate::wait::{patience, wait_until};
 
@@ -302,6 +304,39 @@ impl Client {
     pub fn renew(&mut self, token: &str) {
         self.options.token = Some(token.to_owned());
         self.send(&json!({"type": "auth", "token": token}));
+    }
+
+    /// Asks for a comparison.
+    pub fn ask_to_verify(&mut self, id: &str, ask: &Ask) {
+        self.copy.verification = Some(verify::Verification::new(id, ask));
+        let mut message = json!({"type": "verify", "id": id});
+        if ask.parts > 0 {
+            message["parts"] = ask.parts.into();
+        }
+        if let Some(columns) = &ask.columns {
+            message["columns"] = json!(columns);
+        }
+        if !ask.want.is_empty() {
+            message["want"] = json!(ask.want);
+        }
+        self.send(&message);
+    }
+
+    /// Compares a copy with what the server has, and repairs the wanted parts.
+    ///
+    /// # Errors
+    /// The server's answer.
+    ///
+    /// # Panics
+    /// After [`patience`], or when the connection ends first.
+    #[track_caller]
+    pub fn verify(&mut self, id: &str, ask: &Ask) -> Result<Verdict, Failure> {
+        self.ask_to_verify(id, ask);
+        self.wait_for("a verdict", |c| c.copy.verification.is_none());
+        match self.copy.verdicts.pop() {
+            Some(verdict) => Ok(verdict),
+            None => Err(self.errors.pop().unwrap_or_else(|| panic!("neither a verdict nor an error"))),
+        }
     }
 
     /// Asks for the end of a subscription.
