@@ -1036,6 +1036,127 @@ FROM rte.change_log l;
 COMMENT ON VIEW rte.sync_log IS 'The change log in readable form; at is the start of the transaction';
 
 -- ---------------------------------------------------------------------------------------------------
+-- Types for TypeScript
+-- ---------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION rte._typescript_name(name text) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN name ~ '^[A-Za-z_$][A-Za-z0-9_$]*$' THEN name ELSE to_jsonb(name)::text END
+$$;
+COMMENT ON FUNCTION rte._typescript_name(text) IS 'A name as a property of a TypeScript interface';
+
+CREATE FUNCTION rte._typescript_comment(comment text, indent text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN comment IS NULL THEN ''
+        WHEN comment !~ E'[\r\n]' THEN format(E'%s/** %s */\n', indent, replace(comment, '*/', '*\/'))
+        ELSE format(E'%1$s/**\n%1$s * %2$s\n%1$s */\n', indent,
+                    regexp_replace(replace(comment, '*/', '*\/'), E'\r\n?|\n', E'\n' || indent || ' * ', 'g'))
+    END
+$$;
+COMMENT ON FUNCTION rte._typescript_comment(text, text) IS 'A comment as JSDoc; nothing where there is none';
+
+-- `kept`: by the client, which converts the types of pg_catalog and arrays of them; what lies in domains and composites
+-- stays as the wire has it. `in_key`: of a key column, in which IndexedDB takes neither BigInt nor NaN.
+CREATE FUNCTION rte._typescript_type(type oid, int8 text, dates boolean, kept boolean, in_key boolean) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    t pg_type;
+BEGIN
+    SELECT y.* INTO t FROM pg_type y WHERE y.oid = type;
+    IF t.typcategory = 'A' AND t.typelem <> 0 THEN
+        RETURN format('(%s | null)[]', rte._typescript_type(t.typelem, int8, dates, kept, in_key));
+    ELSIF t.typtype = 'd' THEN
+        RETURN rte._typescript_type(t.typbasetype, int8, dates, false, in_key);
+    ELSIF t.typtype = 'e' THEN
+        RETURN coalesce((SELECT string_agg(to_jsonb(e.enumlabel::text)::text, ' | ' ORDER BY e.enumsortorder)
+                         FROM pg_enum e WHERE e.enumtypid = type), 'never');
+    ELSIF type >= 16384 AND EXISTS (SELECT FROM pg_cast c WHERE c.castsource = type AND c.casttarget = 'json'::regtype) THEN
+        RETURN 'unknown';
+    ELSIF t.typtype = 'c' THEN
+        RETURN format('{ %s }', (
+            SELECT string_agg(format('%s: %s | null', rte._typescript_name(a.attname::text),
+                                     rte._typescript_type(a.atttypid, int8, dates, false, in_key)), '; ' ORDER BY a.attnum)
+            FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped));
+    ELSIF t.typnamespace <> 'pg_catalog'::regnamespace THEN
+        RETURN 'string';
+    END IF;
+    RETURN CASE
+        WHEN t.typname = 'bool' THEN 'boolean'
+        WHEN t.typname IN ('int2', 'int4') THEN 'number'
+        WHEN t.typname = 'int8' AND kept THEN CASE WHEN in_key AND int8 = 'bigint' THEN 'number' ELSE int8 END
+        WHEN t.typname IN ('float4', 'float8') AND kept AND NOT in_key THEN 'number'
+        WHEN t.typname IN ('float4', 'float8') THEN 'number | "NaN" | "Infinity" | "-Infinity"'
+        WHEN t.typname IN ('json', 'jsonb') THEN 'unknown'
+        WHEN t.typname = 'bytea' AND kept THEN 'Uint8Array'
+        -- Infinite ones, and those before Christ, are no Date.
+        WHEN t.typname IN ('timestamp', 'timestamptz') AND kept AND dates AND NOT in_key THEN 'Date | string'
+        ELSE 'string'
+    END;
+END
+$$;
+COMMENT ON FUNCTION rte._typescript_type(oid, text, boolean, boolean, boolean) IS
+    'The TypeScript type of values as the browser client keeps them';
+
+CREATE FUNCTION rte.typescript_types(int8 text DEFAULT 'number', dates boolean DEFAULT false) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    result text;
+BEGIN
+    IF int8 IS NULL OR int8 NOT IN ('number', 'bigint', 'string') THEN
+        RAISE EXCEPTION 'int8 must be number, bigint or string' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    WITH readable AS (
+        SELECT t.relation::oid AS relation, t.schema_name::text AS schema_name, t.table_name::text AS table_name,
+               t.columns, t.key_columns
+        FROM rte.tables t
+        WHERE t.key_columns IS NOT NULL AND has_schema_privilege(t.schema_name::text, 'USAGE')
+          AND has_any_column_privilege(t.relation::oid, 'SELECT')
+    ), named AS (
+        SELECT r.*,
+               -- As clients name it: without the schema where that is clear.
+               CASE WHEN r.schema_name = 'public' OR count(*) OVER (PARTITION BY r.table_name) = 1
+                    THEN r.table_name ELSE r.schema_name || '.' || r.table_name END AS property,
+               coalesce((SELECT string_agg(upper(left(w.word, 1)) || substr(w.word, 2), '' ORDER BY w.place)
+                         FROM regexp_split_to_table(r.table_name, '[^A-Za-z0-9]+') WITH ORDINALITY AS w(word, place)), '') AS pascal
+        FROM readable r
+    ), unique_names AS (
+        SELECT n.*, p.pascal || CASE WHEN p.pascal IN ('Tables', 'Date', 'Uint8Array') THEN 'Row' ELSE '' END
+                    || CASE WHEN row_number() OVER same = 1 THEN '' ELSE '_' || row_number() OVER same END AS interface
+        FROM named n
+        -- A name that is none, or begins with a digit, is no identifier.
+        CROSS JOIN LATERAL (SELECT CASE WHEN n.pascal ~ '^[A-Za-z]' THEN n.pascal ELSE 'Table' || n.pascal END) AS p(pascal)
+        WINDOW same AS (PARTITION BY p.pascal ORDER BY n.schema_name <> 'public', n.schema_name COLLATE "C",
+                                                       n.table_name COLLATE "C")
+    ), interfaces AS (
+        SELECT u.*, rte._typescript_comment(obj_description(u.relation, 'pg_class'), '')
+               || format(E'export interface %s {\n%s}\n', u.interface, (
+                   SELECT string_agg(rte._typescript_comment(col_description(u.relation, a.attnum), '  ')
+                                     || format(E'  %s: %s%s;\n', rte._typescript_name(a.attname::text), y.type,
+                                               CASE WHEN a.attnotnull OR y.type = 'unknown' THEN '' ELSE ' | null' END),
+                                     '' ORDER BY a.attnum)
+                   FROM pg_attribute a
+                   CROSS JOIN LATERAL (SELECT rte._typescript_type(a.atttypid, int8, dates, true,
+                                                                   a.attname = ANY (u.key_columns))) AS y(type)
+                   WHERE a.attrelid = u.relation AND a.attname = ANY (u.columns) AND a.attnum > 0
+                     AND has_column_privilege(u.relation, a.attnum, 'SELECT'))) AS code
+        FROM unique_names u
+    )
+    SELECT E'// Written by rte.typescript_types(): rows of the registered tables, as the browser client keeps them.\n\n'
+           || coalesce(string_agg(i.code || E'\n', '' ORDER BY i.schema_name COLLATE "C", i.table_name COLLATE "C"), '')
+           || E'/** Rows by the names of their tables. */\nexport interface Tables {\n'
+           || coalesce(string_agg(format(E'  %s: %s;\n', rte._typescript_name(i.property), i.interface), ''
+                                  ORDER BY i.schema_name COLLATE "C", i.table_name COLLATE "C"), '')
+           || E'}\n'
+    INTO result FROM interfaces i;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION rte.typescript_types(text, boolean) IS
+    'TypeScript interfaces for the registered tables that the caller may read, as the browser client keeps their rows';
+
+-- ---------------------------------------------------------------------------------------------------
 -- Privileges: nobody, unless an administrator says so. The trigger function does nothing on tables that are
 -- not registered, and whoever creates a partition needs it.
 -- ---------------------------------------------------------------------------------------------------
@@ -1052,7 +1173,9 @@ GRANT USAGE ON SCHEMA rte TO pg_monitor;
 GRANT SELECT ON rte.tables, rte.tenants, rte.workers, rte.connections, rte.subscriptions, rte.sync_log TO pg_monitor;
 -- Functions in a view are checked as the reader, not as the view's owner.
 GRANT EXECUTE ON FUNCTION rte._workers(), rte._tenants(), rte._databases(), rte._report(), rte._change_key(oid, int8, bytea, bytea),
-    rte._key_index(oid), rte._key_columns(oid), rte._published_columns(oid, name[]), rte._captured(oid) TO pg_monitor;
+    rte._key_index(oid), rte._key_columns(oid), rte._published_columns(oid, name[]), rte._captured(oid),
+    rte._typescript_name(text), rte._typescript_comment(text, text),
+    rte._typescript_type(oid, text, boolean, boolean, boolean), rte.typescript_types(text, boolean) TO pg_monitor;
 
 -- Last, or they would fire for what stands above.
 CREATE EVENT TRIGGER rte_on_ddl ON ddl_command_end
