@@ -413,6 +413,8 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
     const { tab } = this.identity.settings;
     switch (message.type) {
       case "leading":
+        // Who acceded last leads; without locks two may have thought that nobody did.
+        if (this.leader && message.epoch > this.head.epoch) this.election.deposed();
         this.channel.send({ type: "want", tab, tables: Object.fromEntries(this.wanted) });
         return;
       case "who":

@@ -5,8 +5,8 @@
 
 import type { Channel, TabMessage } from "./channel.ts";
 
-/** How long a leader may take to answer before it counts as dead, ms. */
-const ANSWER_MS = 1500;
+/** How long a leader may take to answer before it counts as dead, ms: long where the browser says who is, short where it does not. */
+const ANSWER_MS = { locks: 4000, none: 1000 };
 /** How often a follower asks, ms. */
 const ASK_MS = 10_000;
 
@@ -85,7 +85,7 @@ export class Election {
     this.timer = setTimeout(() => {
       if (!this.running || this.leads) return;
       this.options.channel.send({ type: "who", tab: this.options.tab });
-      this.unanswered ??= setTimeout(() => this.nobody(), ANSWER_MS * (0.7 + 0.6 * jitter));
+      this.unanswered ??= setTimeout(() => this.nobody(), (this.locks ? ANSWER_MS.locks : ANSWER_MS.none) * (0.7 + 0.6 * jitter));
       this.ask(ASK_MS * (0.7 + 0.6 * jitter));
     }, delay);
     (this.timer as { unref?: () => void }).unref?.();
