@@ -33,12 +33,14 @@ WHERE t.id = p.id;
 -- A new task; of a board's done ones the last six stay, and others go to the archive.
 BEGIN;
 INSERT INTO tasks (board_id, team, title, position, changed_by)
-SELECT b.id, b.team,
-       (ARRAY['Ask about', 'Prepare', 'Tidy up', 'Decide on', 'Try out'])[1 + floor(random() * 5)::int] || ' ' ||
-       (ARRAY['the guest list', 'the new scanner', 'a second supplier', 'the summer party', 'the invoices', 'the backup plan'])[1 + floor(random() * 6)::int],
-       (SELECT min(position) FROM tasks) - 1,
+SELECT b.id, b.team, verb || ' ' || thing, (SELECT min(position) FROM tasks) - 1,
        (SELECT u.id FROM users u WHERE u.simulated AND b.team = ANY (u.teams) ORDER BY random() LIMIT 1)
-FROM boards b WHERE NOT b.archived AND (SELECT count(*) FROM tasks t WHERE t.board_id = b.id) < 22 ORDER BY random() LIMIT 1;
+FROM boards b,
+     unnest('{Ask about,Prepare,Tidy up,Decide on,Try out,Pay for}'::text[]) AS verb,
+     unnest('{the guest list,the new scanner,a second supplier,the summer party,the invoices,the backup plan,the coffee machine}'::text[]) AS thing
+WHERE NOT b.archived AND (SELECT count(*) FROM tasks t WHERE t.board_id = b.id) < 22
+  AND NOT EXISTS (SELECT FROM tasks t WHERE t.board_id = b.id AND t.title LIKE '%' || thing)
+ORDER BY random() LIMIT 1;
 UPDATE tasks t SET board_id = d.archive, changed_at = now()
 FROM (SELECT t.id, a.id AS archive, row_number() OVER (PARTITION BY t.board_id ORDER BY t.changed_at DESC) AS place
       FROM tasks t JOIN boards b ON b.id = t.board_id AND NOT b.archived JOIN boards a ON a.archived AND a.team = b.team
