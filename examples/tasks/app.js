@@ -157,4 +157,13 @@ addEventListener("hashchange", next);
 addEventListener("offline", () => { visit?.status.draw(); });
 addEventListener("online", () => { visit?.status.draw(); });
 next();
-navigator.serviceWorker?.register("/sw.js").catch(() => {});
+turn.then(keep).catch(() => {});
+
+/** Has the page's own files kept for a visit without a network: those that came before there was a worker to keep them. */
+async function keep() {
+  if (!navigator.serviceWorker) return;
+  await navigator.serviceWorker.register("/sw.js");
+  const { active } = await navigator.serviceWorker.ready;
+  const files = performance.getEntriesByType("resource").map(({ name }) => name).filter((name) => /\.(js|css|svg)$/.test(name));
+  active.postMessage(["/", "/api/companies", ...new Set(files)]);
+}
