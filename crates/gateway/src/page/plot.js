@@ -4,6 +4,7 @@
 // is its card's business. A sample without a value is a gap, and so is a long silence between two.
 
 const GAP_MS = 3500;      // samples further apart than this are not joined by a line
+const HEADROOM = 1.06;    // so that a level line does not hide behind the topmost one
 const AXIS_FONT = "11px system-ui, sans-serif";
 const AXIS_ROOM = 16;     // below the plot, for the times
 
@@ -42,7 +43,8 @@ class Plot {
     if (!width || !height) return;
     const context = this.prepare(width, height);
     const shown = samples.filter((sample) => sample.at >= end - span - GAP_MS);
-    const top = roundTop(Math.max(this.least, ...shown.map((s) => Math.max(0, ...this.series.map((one) => one.value(s) ?? 0)))));
+    const most = Math.max(0, ...shown.flatMap((sample) => this.series.map((one) => one.value(sample) ?? 0)));
+    const top = roundTop(Math.max(this.least, most * HEADROOM));
     const floor = height - AXIS_ROOM;
     const x = (at) => width * (1 - (end - at) / span);
     const y = (value) => floor - (Math.max(0, value) / top) * (floor - 8);
@@ -54,6 +56,7 @@ class Plot {
     context.clip();
     for (const one of this.series) for (const run of runs(shown, one)) drawRun(context, run, one, { x, y, floor, colours });
     context.restore();
+    this.drawLabels(context, { floor, top, y, colours });
     if (mark) this.drawMark(context, mark, { x, y, floor, colours });
   }
 
@@ -88,8 +91,20 @@ class Plot {
     }
     context.strokeStyle = colours.line;
     context.beginPath(); context.moveTo(0, floor + 0.5); context.lineTo(width, floor + 0.5); context.stroke();
+  }
+
+  /** The values of the lines across, above what is drawn so that they can be read. */
+  drawLabels(context, { floor, top, y, colours }) {
     context.textAlign = "left";
-    for (const share of floor > 90 ? [0.5, 1] : [1]) context.fillText(this.write(top * share), 0, y(top * share) + 12);
+    context.lineWidth = 3;
+    context.lineJoin = "round";
+    context.strokeStyle = colours.panel;
+    context.fillStyle = colours["ink-3"];
+    for (const share of floor > 90 ? [0.5, 1] : [1]) {
+      const text = this.write(top * share);
+      context.strokeText(text, 0, y(top * share) + 12);
+      context.fillText(text, 0, y(top * share) + 12);
+    }
   }
 
   drawMark(context, mark, { x, y, floor, colours }) {
