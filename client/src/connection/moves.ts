@@ -205,7 +205,8 @@ export function learnTime(t: Turn, time: number): void {
   if (!m.sampled || m.offset === null || offset > m.offset) m.offset = offset;
   if (m.sampled) return;
   m.sampled = true;
-  if (m.token === null) return;
+  // Of a token that does not say when it expires only the server's word is known.
+  if (m.token?.exp === undefined) return;
   m.expiresAt = expiryOf(m.token, m.offset, m.gotAt);
   // One that is being renewed already has its own time.
   if (m.fetching === null && m.unrenewed === 0) scheduleRenewal(t);
