@@ -88,7 +88,6 @@ export class Election {
       this.unanswered ??= setTimeout(() => this.nobody(), (this.locks ? ANSWER_MS.locks : ANSWER_MS.none) * (0.7 + 0.6 * jitter));
       this.ask(ASK_MS * (0.7 + 0.6 * jitter));
     }, delay);
-    (this.timer as { unref?: () => void }).unref?.();
   }
 
   private nobody(): void {
