@@ -2,7 +2,7 @@
 // another one leads makes no difference to what it offers. Main thread of a page, or Node.
 
 import type Dexie from "dexie";
-import type { Definition, Layout } from "./copy/layout.ts";
+import { type Definition, type Layout, wireText } from "./copy/layout.ts";
 import { Codec } from "./copy/values.ts";
 import { Emitter } from "./emitter.ts";
 import { RteError, type ErrorInfo } from "./errors.ts";
@@ -12,6 +12,7 @@ import { definitionOf, type ConnectOptions, type Settings, type TableOptions } f
 import { Queries } from "./queries.ts";
 import type { ChangeEvent, Status } from "./status.ts";
 import { Deposed, StorageFull, StorageGone } from "./store/errors.ts";
+import { identity, identityOf } from "./store/head.ts";
 import { openStore, type Head, type Store, type StoreOptions } from "./store/store.ts";
 import { LiveTable, noTable, type Row } from "./table.ts";
 import { openChannel, type Channel, type TabMessage } from "./tabs/channel.ts";
@@ -43,14 +44,18 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
   private readonly queries: Queries;
   private readonly wanted = new Map<string, Definition>();
   private readonly copies = new Set<string>();
-  private readonly channel: Channel;
-  private readonly election: Election;
+  /** Tables whose copy was lost: queries that read them are asked anew when there is one again. */
+  private readonly lost = new Set<string>();
   private readonly lifecycle: Lifecycle;
+  private channel: Channel;
+  private election: Election;
   private store: Store;
   private head: Head;
   private leader: Leader | null = null;
   private starting: Promise<void> = Promise.resolve();
   private current: Status;
+  /** What was told last; shown once the head was read, where it says more than the head that is known. */
+  private told: Status;
   private closed = false;
 
   private constructor(options: ConnectOptions, identity: Identity, store: Store, head: Head, tables: Record<string, Definition>) {
@@ -59,7 +64,7 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
     this.store = store;
     this.head = head;
     this.queries = new Queries((error) => this.report(error));
-    for (const [name, table] of Object.entries(head.tables)) if (table.filled) this.copies.add(name);
+    for (const [name, definition] of Object.entries(tables)) if (this.holds(name, definition)) this.copies.add(name);
     this.current = {
       state: "connecting",
       leader: false,
@@ -68,22 +73,12 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
       time: head.time ?? null,
       tables: Object.fromEntries(Object.keys(tables).map((name) => [name, { state: this.copies.has(name) ? "stale" : "waiting" }])),
     };
+    this.told = this.current;
     this.tables = this.byName as unknown as typeof this.tables;
     for (const [name, definition] of Object.entries(tables)) this.add(name, definition);
     if (options.onStatus) this.on("status", options.onStatus);
     if (options.onError) this.on("error", options.onError);
-    const { tab } = identity.settings;
-    // A store in memory is seen by this tab alone.
-    const shared = store.kind === "indexeddb";
-    this.channel = openChannel(shared ? identity.store : `${identity.store}/${tab}`, (message) => this.heard(message));
-    const locks = options.runtime && "locks" in options.runtime ? (options.runtime.locks ?? undefined) : globalThis.navigator?.locks;
-    this.election = new Election({
-      name: shared ? identity.store : `${identity.store}/${tab}`,
-      tab,
-      channel: this.channel,
-      locks,
-      lead: () => this.lead(),
-    });
+    [this.channel, this.election] = this.join();
     this.lifecycle = new Lifecycle({
       freeze: () => this.election.stop(),
       thaw: () => !this.closed && this.election.start(),
@@ -104,7 +99,7 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
     rte.election.start();
     rte.lifecycle.start();
     try {
-      await rte.readable(Object.keys(tables));
+      await rte.readable(Object.keys(tables), options.signal);
     } catch (error) {
       await rte.close();
       throw error;
@@ -127,9 +122,9 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
     return this.emitter.on(event, listener);
   }
 
-  /** Resolves when each table has a copy: the state of one commit. */
+  /** Resolves when each table has a copy: the state of one commit. Rejects where the server refuses one that has none. */
   async ready(): Promise<void> {
-    for (const name of this.wanted.keys()) {
+    for (const name of [...this.wanted.keys()]) {
       const copy = this.copied(name);
       if (copy) await copy;
     }
@@ -144,8 +139,13 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
 
   /** Adds a live table, or changes what one holds. */
   async subscribe<T extends object = Row>(name: string, options: TableOptions = {}): Promise<LiveTable<T>> {
-    const definition = { ...definitionOf(name, options), asked: Date.now() };
+    if (this.closed) throw new RteError(CLOSED);
+    const before = this.wanted.get(name);
+    // Later than what was asked for before, also within a millisecond.
+    const definition = { ...definitionOf(name, options), asked: Math.max(Date.now(), (before?.asked ?? 0) + 1) };
     this.add(name, definition);
+    // Its rows are other ones: queries wait for them.
+    if (before && wireText(before) !== wireText(definition)) this.renew(name);
     this.want({ [name]: definition });
     await this.readable([name]);
     return this.table<T>(name);
@@ -153,24 +153,22 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
 
   /** Ends a live table, for all tabs, and forgets its rows. */
   async unsubscribe(name: string): Promise<void> {
-    if (!this.wanted.delete(name)) throw noTable(name);
-    delete this.byName[name];
-    this.copies.delete(name);
-    if (this.leader) await this.leader.unwant([name]);
-    else this.channel.send({ type: "unwant", tab: this.identity.settings.tab, names: [name] });
+    if (!this.wanted.has(name)) throw noTable(name);
+    this.remove(name);
+    this.channel.send({ type: "unwant", tab: this.identity.settings.tab, names: [name] });
+    await this.leader?.unwant([name]).catch((error: unknown) => {
+      if (!this.closed) throw error;
+    });
   }
 
   /** Calls back with the query's result, now and whenever what it has read changes. Returns what ends it. */
   live<R>(query: () => Promise<R>, callback: (result: R) => void, onError?: (error: unknown) => void): () => void {
-    return this.queries.add(() => this.ready(), query, callback, onError);
+    return this.queries.add(() => this.known([...this.wanted.keys()]), query, callback, onError);
   }
 
   /** Runs queries over several tables that all see one commit. */
   async read<R>(names: string[], query: () => Promise<R>): Promise<R> {
-    for (const name of names) {
-      const copy = this.copied(name);
-      if (copy) await copy;
-    }
+    await Promise.all(names.map((name) => this.copied(name)));
     return this.db.transaction("r", names, query);
   }
 
@@ -182,7 +180,8 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
 
   /** Tries to connect now, if it waits to. */
   reconnect(): void {
-    this.leader?.restart();
+    if (this.leader) this.leader.restart();
+    else this.channel.send({ type: "reconnect", tab: this.identity.settings.tab });
   }
 
   /** Ends this tab's part. The copy stays for the next time. */
@@ -215,63 +214,100 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
         dexie: (table) => this.store.db.table(table),
         layout: async (table) => (await this.store.head()).tables[table]?.layout ?? undefined,
         storedKey: (table, key) => this.storedKey(table, key),
-        live: (query, callback, onError) => this.queries.add(() => this.copied(name), query, callback, onError),
+        typeOf: (table, column) => {
+          const layout = this.head.tables[table]?.layout;
+          return layout ? typeOf(layout, column) : undefined;
+        },
+        live: (query, callback, onError) => this.queries.add(() => this.known([name]), query, callback, onError),
       },
       name,
     );
   }
 
-  private want(tables: Record<string, Definition>): void {
-    if (this.leader) void this.leader.want(tables).catch((error: unknown) => this.report(error));
-    else this.channel.send({ type: "want", tab: this.identity.settings.tab, tables });
+  private remove(name: string): void {
+    this.wanted.delete(name);
+    delete this.byName[name];
+    this.lose(name);
+    const { [name]: _, ...tables } = this.current.tables;
+    this.show({ ...this.current, tables });
   }
 
+  private want(tables: Record<string, Definition>): void {
+    this.channel.send({ type: "want", tab: this.identity.settings.tab, tables });
+    void this.leader?.want(tables).catch((error: unknown) => this.report(error));
+  }
+
+  /** What a row is stored under, by the values that its key columns show. */
   private storedKey(name: string, key: unknown): unknown {
     const layout = this.head.tables[name]?.layout;
     if (!layout) return key;
+    const values = layout.key.length > 1 && Array.isArray(key) ? (key as unknown[]) : [key];
     const codec = new Codec(layout, this.identity.settings.values);
-    // Keys that IndexedDB cannot take are kept as the text of their values.
-    return codec.inside ? key : codec.storedKey(Array.isArray(key) ? key : [key]);
+    const wire = codec.wireKey(Object.fromEntries(layout.key.map((column, i) => [column, values[i]])));
+    const whole = wire.map((value) => (typeof value === "bigint" ? String(value) : value));
+    return codec.storedKey(whole.map((value, i) => (typeOf(layout, layout.key[i]!) === "int8" ? String(value) : value)));
   }
 
   /** Undefined where there is a copy: a query that awaits nothing else stays visible to Dexie. */
   private copied(name: string): Promise<void> | undefined {
+    if (this.closed) return Promise.reject(new RteError(CLOSED));
     if (this.copies.has(name)) return undefined;
-    if (!this.wanted.has(name)) return Promise.reject(noTable(name));
     return this.until(() => {
       if (this.copies.has(name)) return true;
-      const error = this.current.tables[name]?.error ?? this.hopeless();
-      if (error) throw new RteError(error);
+      const error = this.hopelessFor(name);
+      if (error) throw error;
       return false;
     });
   }
 
-  /** Resolves once there is a store for each of the tables. */
-  private readable(names: string[]): Promise<void> {
-    const exists = new Set(this.store.db.tables.map((table) => table.name));
-    return this.until(() => {
-      const error = this.hopeless();
-      return names.every((name) => {
-        if (this.copies.has(name) || exists.has(name)) return true;
-        const refused = this.current.tables[name]?.error ?? error;
-        if (refused) throw new RteError(refused);
-        return this.store.db.tables.some((table) => table.name === name);
-      });
-    });
+  /** Resolves once each table has a copy, or is known to get none: then a query that reads it says why. */
+  private known(names: string[]): Promise<void> | undefined {
+    const test = () => names.every((name) => this.copies.has(name) || this.hopelessFor(name) !== undefined);
+    return test() ? undefined : this.until(test);
+  }
+
+  /** Resolves once each of the tables has a copy. */
+  private readable(names: string[], signal?: AbortSignal): Promise<void> {
+    return this.until(() => names.every((name) => {
+      const error = this.copies.has(name) ? undefined : this.hopelessFor(name);
+      if (error) throw error;
+      return this.copies.has(name);
+    }), signal);
+  }
+
+  /** Whether the store has a whole copy of these rows, kept in this way. */
+  private holds(name: string, definition: Definition): boolean {
+    const table = this.head.tables[name];
+    return table?.filled === true && identityOf(table) === identity(definition, this.identity.settings.values);
+  }
+
+  /** The leader keeps values in another way: its rows are what there is. */
+  private holdsOtherwise(name: string, definition: Definition): boolean {
+    const table = this.head.tables[name];
+    if (this.leader || !table?.filled || wireText(table.definition) !== wireText(definition)) return false;
+    const message = "another tab keeps values in another way: int8 or dates differ from those of this tab";
+    if (!this.copies.has(name)) this.failed({ code: "SUPERSEDED", message, table: name }, false);
+    return true;
+  }
+
+  /** Why a table that has no copy is not going to get one, as things are. */
+  private hopelessFor(name: string): RteError | undefined {
+    if (!this.wanted.has(name)) return noTable(name);
+    const error = this.hopeless() ?? this.current.tables[name]?.error;
+    return error && new RteError(error);
   }
 
   private hopeless(): ErrorInfo | undefined {
-    if (this.closed) return { code: "CLOSED", message: "the client is closed" };
+    if (this.closed) return CLOSED;
     return this.current.state === "refused" ? this.current.error : undefined;
   }
 
   /** Waits until `test` is true; it is asked again with each change of status. */
-  private until(test: () => boolean): Promise<void> {
+  private until(test: () => boolean, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
-      const { signal } = this.options;
       const ask = () => {
         try {
-          if (signal?.aborted) throw signal.reason;
+          signal?.throwIfAborted();
           if (!test()) return;
           resolve();
         } catch (error) {
@@ -301,15 +337,15 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
           onLayout: () => this.layoutChanged(),
           onEnd: (why) => void this.leaderEnded(why),
         });
+        if (over) return led.stop();
+        this.leader = led;
+        await this.refresh();
+        this.channel.send({ type: "leading", tab: this.identity.settings.tab, epoch: this.head.epoch });
+        this.toldByLeader();
       } catch (error) {
-        return this.leaderEnded(error);
+        led?.stop();
+        await this.leaderEnded(error);
       }
-      if (over) return led.stop();
-      this.leader = led;
-      const { tab } = this.identity.settings;
-      this.channel.send({ type: "leading", tab, epoch: (await this.store.head()).epoch });
-      await this.refresh();
-      this.toldByLeader();
     });
     return () => {
       over = true;
@@ -322,29 +358,63 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
   private async leaderEnded(why: unknown): Promise<void> {
     this.leader = null;
     if (this.closed) return;
+    const { election } = this;
     const full = why instanceof StorageFull;
     if (full || why instanceof StorageGone) {
-      this.failed({ code: full ? "STORAGE_FULL" : "STORAGE_GONE", message: String((why as Error).message), hint: full ? "the copy goes on in memory" : "it is fetched anew" }, true);
+      this.failed({ code: full ? "STORAGE_FULL" : "STORAGE_GONE", message: String((why as Error).message), hint: full ? "the copy goes on in memory" : "it is fetched anew" }, !full);
       await this.replaceStore(full ? "memory" : undefined);
     } else if (!(why instanceof Deposed)) {
       // Whatever it is, it would come again.
       this.report(why);
       await this.replaceStore("memory");
     }
-    this.election.deposed();
+    // A store that is this tab's alone came with an election of its own.
+    if (election === this.election) election.deposed();
+    else this.election.start();
   }
 
   /** Another store under the same name: the old one cannot be written, or is gone. */
   private async replaceStore(kind: "memory" | undefined): Promise<void> {
     const before = this.store;
-    this.store = await openStore({ ...storeOptions(this.options, this.identity), ...(kind && { kind }) });
+    const store = await openStore({ ...storeOptions(this.options, this.identity), ...(kind && { kind }) });
+    const head = await store.head();
     before.close();
-    this.head = await this.store.head();
-    this.copies.clear();
-    for (const [name, table] of Object.entries(this.head.tables)) if (table.filled) this.copies.add(name);
+    if (this.closed) return store.close();
+    // At once, so that no query meets the new store with what was known of the old one.
+    this.store = store;
+    this.head = head;
+    for (const name of [...this.copies]) this.lose(name);
+    for (const [name, definition] of this.wanted) if (this.holds(name, definition)) this.copies.add(name);
+    // What is in memory is this tab's alone: the others go on with the store, and with a leader of their own.
+    if (this.store.kind !== before.kind) {
+      this.election.stop();
+      this.channel.close();
+      [this.channel, this.election] = this.join();
+    }
     this.watch(this.store);
     this.show({ ...this.current, storage: this.store.kind });
     this.queries.restart();
+  }
+
+  /** The channel to the tabs of the same store, and the part in their election. */
+  private join(): [Channel, Election] {
+    const { store: name, settings: { tab } } = this.identity;
+    const place = this.store.kind === "indexeddb" ? name : `${name}/${tab}`;
+    const channel = openChannel(place, (message) => this.heard(message));
+    const given = this.options.runtime && "locks" in this.options.runtime;
+    const locks = given ? (this.options.runtime?.locks ?? undefined) : globalThis.navigator?.locks;
+    return [channel, new Election({ name: place, tab, channel, locks, lead: () => this.lead() })];
+  }
+
+  /** Other rows are wanted: the copy and what was said of it do not count. */
+  private renew(name: string): void {
+    this.lose(name);
+    this.show({ ...this.current, tables: { ...this.current.tables, [name]: { state: "waiting" } } });
+  }
+
+  /** There is no copy any more, or it is one of other rows. */
+  private lose(name: string): void {
+    if (this.copies.delete(name)) this.lost.add(name);
   }
 
   private watch(store: Store): void {
@@ -371,20 +441,38 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
     this.take(status);
   }
 
-  /** Takes over a status; a table that has become live has a copy, and its layout is in the head. */
+  /** Takes over a status. A table that has become live has a copy, and its layout is in the head. */
   private take(status: Status): void {
-    const fresh = Object.entries(status.tables).filter(([name, { state }]) => state === "live" && !this.copies.has(name));
+    const before = this.told.tables;
+    this.told = status;
+    let gone = false;
+    let fresh = false;
     for (const [name, { state }] of Object.entries(status.tables)) {
-      if (state === "refused" && this.copies.delete(name)) this.queries.restart();
+      if (state === "refused" && this.copies.has(name)) {
+        this.lose(name);
+        gone = true;
+      }
+      fresh ||= state === "live" && (!this.copies.has(name) || before[name]?.state !== "live");
     }
-    if (fresh.length === 0) return this.show(status);
-    void this.refresh()
-      .then(async () => {
-        if (fresh.some(([name]) => !this.store.db.tables.some((table) => table.name === name))) await this.store.reopen();
-        for (const [name] of fresh) if (this.head.tables[name]?.filled) this.copies.add(name);
-      })
-      .catch((error: unknown) => this.report(error))
-      .finally(() => this.show(this.leader ? { ...this.leader.status(), leader: true, storage: this.store.kind } : status));
+    if (!fresh) this.show(status);
+    else void this.filled().catch((error: unknown) => this.report(error)).finally(() => !this.closed && this.show(this.told));
+    if (gone) this.queries.restart();
+  }
+
+  /** Looks which tables have a copy now. */
+  private async filled(): Promise<void> {
+    await this.refresh();
+    const names = Object.entries(this.told.tables).filter(([name, { state }]) => state === "live" && this.wanted.has(name)).map(([name]) => name);
+    if (names.some((name) => !this.store.db.tables.some((table) => table.name === name))) await this.store.reopen();
+    let again = false;
+    for (const name of names) {
+      const definition = this.wanted.get(name);
+      if (!definition || this.told.tables[name]?.state !== "live") continue;
+      if (!this.holds(name, definition) && !this.holdsOtherwise(name, definition)) continue;
+      this.copies.add(name);
+      again = this.lost.delete(name) || again;
+    }
+    if (again) this.queries.restart();
   }
 
   private show(status: Status): void {
@@ -407,6 +495,17 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
     this.emitter.emit("error", { code: known.code, message: known.message, hint: known.hint, table: known.table });
   }
 
+  /** Another tab asks for other rows under a name of ours, and did so later. */
+  private superseded(tables: Record<string, Definition>): void {
+    for (const [name, theirs] of Object.entries(tables)) {
+      const ours = this.wanted.get(name);
+      if (!ours || wireText(ours) === wireText(theirs) || (theirs.asked ?? 0) < (ours.asked ?? 0)) continue;
+      this.wanted.set(name, theirs);
+      this.renew(name);
+      this.failed({ code: "SUPERSEDED", message: "another tab has since asked for other rows under this name", table: name }, false);
+    }
+  }
+
   private heard(message: TabMessage): void {
     if (this.closed) return;
     this.election.heard(message);
@@ -422,12 +521,16 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
         this.channel.send({ type: "leading", tab, epoch: this.head.epoch });
         return this.toldByLeader();
       case "want":
+        this.superseded(message.tables);
         if (!this.leader) return;
         void this.leader.want(message.tables).then(() => this.toldByLeader(), (error: unknown) => this.report(error));
         return;
       case "unwant":
-        void this.leader?.unwant(message.names);
+        for (const name of message.names) if (this.wanted.has(name)) this.remove(name);
+        void this.leader?.unwant(message.names).catch((error: unknown) => this.report(error));
         return;
+      case "reconnect":
+        return this.leader?.restart();
       case "status":
         if (!this.leader) this.take({ ...message.status, leader: false, storage: this.store.kind });
         return;
@@ -446,6 +549,12 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
         return;
     }
   }
+}
+
+const CLOSED: ErrorInfo = { code: "CLOSED", message: "the client is closed" };
+
+function typeOf(layout: Layout, name: string): string | undefined {
+  return layout.columns.find((column) => column.name === name)?.type;
 }
 
 function storeOptions(options: ConnectOptions, { store, settings }: Identity): StoreOptions {

@@ -58,7 +58,7 @@ async function whose(options: ConnectOptions): Promise<{ user: string; token: To
   const { user, token } = options;
   if (user !== undefined) return { user: `u:${user}`, token };
   if (token === undefined) return { user: "anonymous", token };
-  let first: string | undefined = typeof token === "string" ? token : await token("first");
+  let first: string | undefined = typeof token === "string" ? token : await firstOf(token, options.signal);
   const found = userOf(first);
   if (found === undefined) {
     throw new RteError({
@@ -74,6 +74,28 @@ async function whose(options: ConnectOptions): Promise<{ user: string; token: To
     return once !== undefined && reason === "first" ? once : token(reason);
   };
   return { user: `t:${found}`, token: source };
+}
+
+async function firstOf(token: Exclude<TokenSource, string>, signal: AbortSignal | undefined): Promise<string> {
+  signal?.throwIfAborted();
+  let stop = (): void => {};
+  const given = new Promise<never>((_, reject) => {
+    const abort = (): void => reject(signal!.reason as Error);
+    signal?.addEventListener("abort", abort);
+    stop = () => signal?.removeEventListener("abort", abort);
+  });
+  try {
+    const text: unknown = await Promise.race([token("first"), given]);
+    if (typeof text !== "string") throw new TypeError("the token callback gave no text");
+    return text;
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    const message = error instanceof Error ? error.message : String(error);
+    const hint = "give connect the option user, so that a copy can be opened without a token";
+    throw new RteError({ code: "TOKEN_FAILED", message, hint }, error);
+  } finally {
+    stop();
+  }
 }
 
 export { RteError } from "./errors.ts";

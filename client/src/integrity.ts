@@ -94,6 +94,11 @@ export class Integrity {
     for (const { name, resolve } of this.waiting.splice(0)) resolve({ ...empty(name), failed: "the connection was lost" });
   }
 
+  /** The table is not what was asked about any more. */
+  forget(name: string): void {
+    if (this.current?.report.table === name) this.end(this.current, "the table is not held any more");
+  }
+
   ask(names: string[]): Promise<VerifyReport[]> {
     const reports = names.map((name) => new Promise<VerifyReport>((resolve) => this.waiting.push({ name, resolve })));
     this.next();

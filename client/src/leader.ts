@@ -8,6 +8,7 @@
 import { Connection, type Status as ConnectionStatus } from "./connection/driver.ts";
 import { Assembler, type Commit } from "./copy/assembler.ts";
 import { type Definition, wireText } from "./copy/layout.ts";
+import { valuesText } from "./copy/values.ts";
 import { RteError, type ErrorInfo } from "./errors.ts";
 import { Integrity, type VerifyReport } from "./integrity.ts";
 import type { Settings } from "./options.ts";
@@ -29,6 +30,13 @@ export interface LeaderEvents {
 interface Live {
   definition: Definition;
   status: TableStatus;
+  /** There is a whole copy, if perhaps one of an earlier cursor. */
+  filled: boolean;
+  /** The server was asked for it in this connection, and has not ended it. */
+  asked: boolean;
+  /** Of one that the server has answered: why it is about to end it. */
+  failure: ErrorInfo | null;
+  answered: boolean;
   retries: number;
   retry: ReturnType<typeof setTimeout> | undefined;
 }
@@ -51,6 +59,8 @@ export class Leader {
   private changing: Promise<void> = Promise.resolve();
   private readonly integrity: Integrity;
   private readonly tables = new Map<string, Live>();
+  /** Subscriptions that were ended here, and not yet by the server: so many of each name. */
+  private readonly ending = new Map<string, number>();
   /** Messages that are not put together yet, because a commit has to be applied first. */
   private inbox: Down[] = [];
   private reading = false;
@@ -71,8 +81,7 @@ export class Leader {
     this.cursor = head.cursor ?? undefined;
     this.time = head.time ?? null;
     for (const [name, table] of Object.entries(head.tables)) {
-      const state = table.ready ? "stale" : "waiting";
-      this.tables.set(name, { definition: table.definition, status: { state }, retries: 0, retry: undefined });
+      this.tables.set(name, fresh(table.definition, table.filled));
       if (table.ready) this.ready.push(name);
     }
     this.integrity = new Integrity({
@@ -113,7 +122,10 @@ export class Leader {
     const kept = Object.entries(head.tables).map(([name, table]) => [name, table.definition] as const);
     const old = kept.filter(([name, { asked = 0 }]) => !(name in tables) && asked < Date.now() - KEEP_MS);
     if (old.length > 0) await store.forget(old.map(([name]) => name));
-    await store.define(later(Object.fromEntries(kept), tables));
+    // What was kept in another way is fetched anew, also what others want: a copy is all of one kind.
+    const values = valuesText(settings.values);
+    const odd = kept.filter(([name]) => head.tables[name]!.values !== values && !old.some(([other]) => other === name));
+    await store.define({ ...Object.fromEntries(odd), ...later(Object.fromEntries(kept), tables) });
     const leader = new Leader(store, settings, events, await store.head());
     leader.connection.start();
     leader.integrity.start();
@@ -149,25 +161,19 @@ export class Leader {
   private async changeTo(tables: Record<string, Definition>): Promise<void> {
     const before = Object.fromEntries([...this.tables].map(([name, live]) => [name, live.definition]));
     const changed = Object.entries(later(before, tables));
-    for (const [name, definition] of Object.entries(tables)) {
-      const ours = before[name];
-      if (ours && !changed.some(([other]) => other === name) && wireText(ours) !== wireText(definition)) {
-        this.events.onError({ code: "SUPERSEDED", message: "another tab has since asked for other rows under this name", table: name });
-      }
-    }
     if (changed.length === 0) return;
+    const others = changed.filter(([name, definition]) => !before[name] || wireText(before[name]) !== wireText(definition));
+    // Before the name means something else: what still comes is of the old meaning.
+    for (const [name] of others) this.unsubscribe(name);
     await this.settled();
     await this.store.define(Object.fromEntries(changed));
     for (const [name, definition] of changed) {
-      const before = this.tables.get(name);
-      if (before && wireText(before.definition) === wireText(definition)) {
-        before.definition = definition;
-        continue;
-      }
-      clearTimeout(before?.retry);
-      if (before) this.connection.send({ type: "unsubscribe", id: name });
-      this.ready = this.ready.filter((other) => other !== name);
-      this.tables.set(name, { definition, status: { state: "waiting" }, retries: 0, retry: undefined });
+      const live = this.tables.get(name);
+      if (live) live.definition = definition;
+    }
+    for (const [name, definition] of others) {
+      this.unsubscribe(name);
+      this.tables.set(name, fresh(definition, false));
       this.subscribe(name);
     }
     this.events.onStatus();
@@ -180,14 +186,23 @@ export class Leader {
   private async giveUp(names: string[]): Promise<void> {
     const known = names.filter((name) => this.tables.has(name));
     for (const name of known) {
-      clearTimeout(this.tables.get(name)!.retry);
+      this.unsubscribe(name);
       this.tables.delete(name);
-      this.ready = this.ready.filter((other) => other !== name);
-      this.connection.send({ type: "unsubscribe", id: name });
     }
     await this.settled();
     await this.store.forget(known);
     this.events.onStatus();
+  }
+
+  private unsubscribe(name: string): void {
+    const live = this.tables.get(name);
+    clearTimeout(live?.retry);
+    this.ready = this.ready.filter((other) => other !== name);
+    this.integrity.forget(name);
+    this.assembler.receive({ type: "unsubscribed", id: name });
+    if (!live?.asked) return;
+    begun(live, false);
+    if (this.connection.send({ type: "unsubscribe", id: name })) this.ending.set(name, (this.ending.get(name) ?? 0) + 1);
   }
 
   async verify(names: string[]): Promise<VerifyReport[]> {
@@ -214,6 +229,8 @@ export class Leader {
   }
 
   private hello(): { cursor?: string; subscriptions: Subscription[] } {
+    for (const [name, live] of this.tables) begun(live, this.ready.includes(name));
+    this.ending.clear();
     const subscriptions = this.ready.map((name) => this.subscription(name));
     return this.cursor !== undefined && subscriptions.length > 0 ? { cursor: this.cursor, subscriptions } : { subscriptions: [] };
   }
@@ -248,7 +265,9 @@ export class Leader {
   private subscribe(name: string): void {
     if (!this.open) return;
     const live = this.tables.get(name)!;
-    if (live.status.state !== "stale") live.status = { state: "syncing" };
+    begun(live, true);
+    // What was refused stays so until the server says otherwise.
+    if (live.status.state === "waiting") live.status = { state: "syncing" };
     this.connection.send({ type: "subscribe", ...this.subscription(name) });
   }
 
@@ -281,6 +300,7 @@ export class Leader {
   }
 
   private take(message: Down): void {
+    if (this.stray(message)) return;
     if (message.type === "error") return this.failed(message);
     if (message.type === "verified") return this.integrity.verified(message);
     if (message.type === "repair") this.integrity.repairing(message);
@@ -291,16 +311,32 @@ export class Leader {
       case "commit":
         return this.commit(received.commit);
       case "subscribed":
-        return this.mark(received.name, received.resumed ? { state: "stale" } : { state: "syncing", rows: 0 });
+        this.answered(received.name);
+        return this.mark(received.name, received.resumed ? { state: "stale" } : { state: this.underWay(received.name), rows: 0 });
       case "progress":
-        return this.mark(received.name, { state: "syncing", rows: received.rows, total: received.total });
+        return this.mark(received.name, { state: this.underWay(received.name), rows: received.rows, total: received.total });
       case "resync":
         this.ready = this.ready.filter((name) => name !== received.name);
         return this.mark(received.name, { state: "stale" });
       case "ended":
-        this.ready = this.ready.filter((name) => name !== received.name);
-        return;
+        return this.gone(received.name);
     }
+  }
+
+  /** Whether it is of a subscription that was ended here: its name may mean other rows by now. */
+  private stray(message: Down): boolean {
+    const id = "id" in message ? message.id : undefined;
+    const ending = id === undefined ? 0 : (this.ending.get(id) ?? 0);
+    if (id === undefined || ending === 0) return false;
+    if (message.type === "unsubscribed" || (message.type === "error" && message.code === "UNKNOWN_SUBSCRIPTION")) {
+      if (ending === 1) this.ending.delete(id);
+      else this.ending.set(id, ending - 1);
+    }
+    return true;
+  }
+
+  private underWay(name: string): "stale" | "syncing" {
+    return this.tables.get(name)?.filled ? "stale" : "syncing";
   }
 
   private mark(name: string, status: TableStatus): void {
@@ -311,25 +347,61 @@ export class Leader {
   }
 
   private failed(message: ErrorMessage): void {
-    const info: ErrorInfo = { code: message.code, message: message.message, hint: message.hint, table: message.id };
-    if (message.id !== undefined && this.integrity.failed(message)) return;
-    const live = message.id === undefined ? undefined : this.tables.get(message.id);
-    if (live && message.code !== "DUPLICATE_SUBSCRIPTION") {
-      const name = message.id!;
-      const lost = this.ready.includes(name) || live.status.state === "stale";
-      this.ready = this.ready.filter((other) => other !== name);
-      live.status = { state: "refused", error: info };
-      // Rows that may not be read any more must not stay.
-      if (lost && message.code !== "NOT_READY") void this.store.empty([name]).catch((error: unknown) => this.end(error));
-      const delay = Math.min(RETRY_MS.first * 2 ** live.retries++, RETRY_MS.most);
-      clearTimeout(live.retry);
-      live.retry = setTimeout(() => {
-        if (this.ended || this.tables.get(name) !== live) return;
-        this.subscribe(name);
-      }, delay * (0.7 + 0.6 * Math.random()));
+    const { code, message: text, hint, id } = message;
+    const info: ErrorInfo = { code, message: text, hint, table: id };
+    if (id !== undefined && this.integrity.failed(message)) return;
+    const live = id === undefined ? undefined : this.tables.get(id);
+    // Of two sides that end a subscription at the same time, one comes too late.
+    if (live && (code === "UNKNOWN_SUBSCRIPTION" || code === "DUPLICATE_SUBSCRIPTION")) return;
+    if (live?.answered) {
+      // It counts when the server ends the subscription, which follows if it does.
+      live.failure = info;
+      return;
     }
-    this.events.onError(info);
+    if (live) this.refused(id!, live, info);
+    else this.events.onError(info);
+  }
+
+  private answered(name: string): void {
+    const live = this.tables.get(name);
+    if (live) live.answered = true;
+  }
+
+  private gone(name: string): void {
+    const live = this.tables.get(name);
+    if (live) this.refused(name, live, live.failure ?? { code: "ENDED", message: "the server has ended the subscription", table: name });
+  }
+
+  /** The server has ended a subscription, or not begun it. It is asked again, by and by. */
+  private refused(name: string, live: Live, error: ErrorInfo): void {
+    const known = live.status.error?.code === error.code;
+    begun(live, false);
+    this.ready = this.ready.filter((other) => other !== name);
+    if (error.code === "NOT_READY") {
+      live.status = { state: live.filled ? "stale" : "waiting" };
+    } else {
+      live.status = { state: "refused", error };
+      if (live.filled) this.empty(name, live);
+    }
+    const delay = Math.min(RETRY_MS.first * 2 ** live.retries++, RETRY_MS.most);
+    clearTimeout(live.retry);
+    live.retry = setTimeout(() => {
+      if (!this.ended && this.tables.get(name) === live) this.subscribe(name);
+    }, delay * (0.7 + 0.6 * Math.random()));
+    if (!known) this.events.onError(error);
     this.events.onStatus();
+  }
+
+  /** Rows that may not be read any more must not stay, nor come by a commit that waits. */
+  private empty(name: string, live: Live): void {
+    live.filled = false;
+    this.commits = this.commits.map((commit) => without(commit, name));
+    void this.next(async () => {
+      await this.settled();
+      if (this.tables.get(name) !== live || live.filled) return;
+      await this.store.empty([name]);
+      this.events.onChange({ table: name, replaced: true, changes: [], time: this.time ?? new Date().toISOString() });
+    }).catch((error: unknown) => this.end(error));
   }
 
   private commit(commit: Commit): void {
@@ -368,7 +440,9 @@ export class Leader {
     let became = false;
     for (const name of last.ready) {
       const live = this.tables.get(name);
-      if (live && live.status.state !== "live" && !this.assembler.joining(name)) {
+      if (!live || applied.skipped.includes(name) || this.assembler.joining(name)) continue;
+      live.filled = true;
+      if (live.status.state !== "live") {
         live.status = { state: "live" };
         live.retries = 0;
         became = true;
@@ -402,6 +476,20 @@ export class Leader {
     const known = error instanceof Deposed || error instanceof StorageFull || error instanceof StorageGone;
     this.events.onEnd(known ? error : new RteError({ code: "STORAGE_FAILED", message: String(error) }, error));
   }
+}
+
+function begun(live: Live, asked: boolean): void {
+  Object.assign(live, { asked, answered: false, failure: null } satisfies Partial<Live>);
+}
+
+function fresh(definition: Definition, filled: boolean): Live {
+  const status: TableStatus = { state: filled ? "stale" : "waiting" };
+  return { definition, status, filled, asked: false, answered: false, failure: null, retries: 0, retry: undefined };
+}
+
+function without(commit: Commit, name: string): Commit {
+  const other = (one: string) => one !== name;
+  return { ...commit, tables: commit.tables.filter((table) => other(table.name)), ready: commit.ready.filter(other), verify: commit.verify.filter(other) };
 }
 
 /** Of two definitions the one that was asked for later counts; those that change nothing are left out, but once a day. */

@@ -1,7 +1,7 @@
 // What `connect` takes, and what the parts of the client are given of it. Pure.
 
 import type { Definition } from "./copy/layout.ts";
-import type { ValueOptions } from "./copy/values.ts";
+import { isIdentifier, type ValueOptions } from "./copy/values.ts";
 import { RteError } from "./errors.ts";
 
 /** One live table of `connect`: `{}` is the whole table of this name. */
@@ -79,7 +79,7 @@ export interface Settings {
   };
 }
 
-const RESERVED = /^_rte/;
+const RESERVED = /^(_rte|__proto__$)/;
 
 /** The definitions of `tables`; throws where one cannot be a store's name. */
 export function definitions(tables: Record<string, TableOptions>): Record<string, Definition> {
@@ -91,6 +91,10 @@ export function definitionOf(name: string, options: TableOptions): Definition {
     throw new RteError({ code: "BAD_NAME", message: `a live table cannot be called "${name}"`, hint: "names that begin with _rte are the client's own" });
   }
   const { table = name, columns, where, params, indexes } = options;
+  const odd = (indexes ?? []).flat().find((column) => !isIdentifier(column));
+  if (odd !== undefined || indexes?.some((index) => index.length === 0)) {
+    throw new RteError({ code: "BAD_INDEX", message: `"${name}" cannot be indexed by "${odd ?? ""}"`, hint: "an index is a column, or an array of columns, with names like identifiers", table: name });
+  }
   return {
     table,
     ...(columns && { columns }),

@@ -4,10 +4,13 @@
 import { liveQuery, type Subscription } from "dexie";
 
 interface Live {
+  until: () => Promise<void> | undefined;
   query: () => Promise<unknown>;
   callback: (result: never) => void;
   onError: ((error: unknown) => void) | undefined;
   running: Subscription | null;
+  /** Counts beginnings: what an earlier one still brings is not told. */
+  turn: number;
   ended: boolean;
 }
 
@@ -26,18 +29,15 @@ export class Queries {
     callback: (result: R) => void,
     onError?: (error: unknown) => void,
   ): () => void {
-    const live: Live = { query, callback, onError, running: null, ended: false };
+    const live: Live = { until, query, callback, onError, running: null, turn: 0, ended: false };
     this.all.add(live);
-    const failed = (error: unknown) => {
-      if (!live.ended) (onError ?? this.report)(error);
-    };
-    void Promise.resolve(until()).then(() => this.run(live), failed);
+    this.begin(live);
     return () => this.end(live);
   }
 
-  /** Asks all anew, of the store that there is now. */
+  /** Asks all anew, of the store and the copies that there are now. */
   restart(): void {
-    for (const live of this.all) if (live.running) this.run(live);
+    for (const live of this.all) this.begin(live);
   }
 
   end(live?: Live): void {
@@ -48,17 +48,23 @@ export class Queries {
     }
   }
 
-  private run(live: Live): void {
-    if (live.ended) return;
+  private begin(live: Live): void {
+    const turn = ++live.turn;
     live.running?.unsubscribe();
-    // Dexie follows a query through its awaits only where the function that it is given is an async one.
-    live.running = liveQuery(async () => live.query()).subscribe({
-      next: (result) => {
-        if (!live.ended) live.callback(result as never);
-      },
-      error: (error: unknown) => {
-        if (!live.ended) (live.onError ?? this.report)(error);
-      },
-    });
+    live.running = null;
+    const current = (): boolean => !live.ended && live.turn === turn;
+    const failed = (error: unknown): void => {
+      if (current()) (live.onError ?? this.report)(error);
+    };
+    void Promise.resolve(live.until()).then(() => {
+      if (!current()) return;
+      // Dexie follows a query through its awaits only where the function that it is given is an async one.
+      live.running = liveQuery(async () => live.query()).subscribe({
+        next: (result) => {
+          if (current()) live.callback(result as never);
+        },
+        error: failed,
+      });
+    }, failed);
   }
 }

@@ -7,7 +7,8 @@ import { RteError } from "./errors.ts";
 
 export type Row = Record<string, unknown>;
 /** A key's value, or the values of a composite key in its order. */
-export type Key = string | number | Date | Uint8Array | (string | number | Date | Uint8Array)[];
+export type Key = KeyValue | KeyValue[] | object;
+type KeyValue = string | number | bigint | boolean | Date | Uint8Array | object;
 export type Criteria<T> = Partial<T> | ((row: T) => boolean);
 
 /** What a live table needs of the client. */
@@ -20,6 +21,8 @@ export interface TableHost {
   dexie(name: string): Table<unknown, unknown>;
   layout(name: string): Promise<Layout | undefined>;
   storedKey(name: string, key: unknown): unknown;
+  /** Postgres' name of a column's type, where it is known. */
+  typeOf(name: string, column: string): string | undefined;
   live<R>(query: () => Promise<R>, callback: (result: R) => void, onError?: (error: unknown) => void): () => void;
 }
 
@@ -90,28 +93,31 @@ export class Query<T extends object> {
     return this;
   }
 
-  /** No more rows than this. */
+  /** No more rows than this: the first ones, where they are sorted. */
   limit(count: number): this {
     this.most = count;
     return this;
   }
 
   async toArray(): Promise<T[]> {
-    return (await this.collection()).toArray();
+    return (await this.limited()).toArray();
   }
 
   async first(): Promise<T | undefined> {
-    return (await this.collection()).first();
+    return (await this.limited()).first();
   }
 
   async count(): Promise<number> {
-    return (await this.collection()).count();
+    return (await this.limited()).count();
   }
 
-  /** Rows in the order of a column. NULLs come last. */
+  /** Rows in the order of a column. NULLs come last. Numbers that are kept as text are compared as numbers. */
   async sortBy(column: keyof T & string): Promise<T[]> {
-    const rows = await this.toArray();
-    return rows.sort((a, b) => order(a[column], b[column]));
+    const rows = await (await this.collection()).toArray();
+    const type = this.host.typeOf(this.name, column);
+    const compare = type === "numeric" || type === "int8" ? orderOfNumbers : order;
+    rows.sort((a, b) => nullsLast(a[column], b[column], compare));
+    return this.most === undefined ? rows : rows.slice(0, this.most);
   }
 
   live(callback: (rows: T[]) => void, onError?: (error: unknown) => void): () => void {
@@ -124,6 +130,11 @@ export class Query<T extends object> {
     const table = this.host.dexie(this.name) as Table<T, unknown>;
     let found = typeof this.criteria === "function" ? table.filter(this.criteria) : matching(table, this.criteria);
     for (const test of this.filters) found = found.and(test);
+    return found;
+  }
+
+  private async limited(): Promise<Collection<T, unknown>> {
+    const found = await this.collection();
     return this.most === undefined ? found : found.limit(this.most);
   }
 }
@@ -158,15 +169,38 @@ function matching<T extends object>(table: Table<T, unknown>, criteria: Partial<
 }
 
 function same(a: unknown, b: unknown): boolean {
-  if (a === b || (a === null && b === undefined)) return true;
-  if (a instanceof Date && b instanceof Date) return a.getTime() === b.getTime();
-  return typeof a === "object" && typeof b === "object" && a !== null && b !== null && JSON.stringify(a) === JSON.stringify(b);
+  if (Object.is(a, b) || a === b || (a === null && b === undefined)) return true;
+  if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
+  if (a instanceof Date || b instanceof Date) return a instanceof Date && b instanceof Date && a.getTime() === b.getTime();
+  if (Array.isArray(a) !== Array.isArray(b)) return false;
+  const names = Object.keys(a);
+  return names.length === Object.keys(b).length && names.every((name) => Object.hasOwn(b, name) && same((a as Row)[name], (b as Row)[name]));
+}
+
+type Compare = (a: unknown, b: unknown) => number;
+
+function nullsLast(a: unknown, b: unknown, compare: Compare): number {
+  if (a === null || a === undefined) return b === null || b === undefined ? 0 : 1;
+  return b === null || b === undefined ? -1 : compare(a, b);
 }
 
 function order(a: unknown, b: unknown): number {
-  if (a === null || a === undefined) return b === null || b === undefined ? 0 : 1;
-  if (b === null || b === undefined) return -1;
   return (a as number) < (b as number) ? -1 : (a as number) > (b as number) ? 1 : 0;
+}
+
+/** Exactly, where doubles cannot tell them apart. NaN comes last, as in Postgres. */
+function orderOfNumbers(a: unknown, b: unknown): number {
+  const [x, y] = [Number(a), Number(b)];
+  if (Number.isNaN(x) || Number.isNaN(y)) return Number(Number.isNaN(x)) - Number(Number.isNaN(y));
+  if (x !== y || !Number.isFinite(x)) return order(x, y);
+  const [[p, scale], [q, other]] = [whole(String(a)), whole(String(b))];
+  return order(p * 10n ** BigInt(Math.max(0, other - scale)), q * 10n ** BigInt(Math.max(0, scale - other)));
+}
+
+/** A decimal as an integer, and how many of its digits are behind the point. */
+function whole(text: string): [bigint, number] {
+  const [head = "", tail = ""] = text.split(".");
+  return [BigInt(head + tail), tail.length];
 }
 
 export function noTable(name: string): RteError {

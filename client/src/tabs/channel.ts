@@ -19,6 +19,8 @@ export type TabMessage =
   /** The store's object stores have changed. */
   | { type: "layout"; tab: string }
   | { type: "resign"; tab: string }
+  /** Connect at once. */
+  | { type: "reconnect"; tab: string }
   /** The store is going to be deleted: the user has logged out. */
   | { type: "clear"; tab: string };
 
