@@ -44,6 +44,8 @@ export class FakeServer {
   readonly requests: string[] = [];
   /** Answers `hello`; default: welcome and one commit. */
   onHello: (session: Session, hello: Extract<Up, { type: "hello" }>) => void = (session) => this.welcome(session);
+  /** Told of all messages but `hello`, `ping` and probes. */
+  onMessage: (session: Session, message: Up) => void = () => {};
   /** The status of what is refused. */
   refusal = 403;
   /** Status of the next answers to POST /send, instead of doing anything. */
@@ -111,6 +113,7 @@ export class FakeServer {
     if (message.type === "hello") this.onHello(session, message as Extract<Up, { type: "hello" }>);
     else if (message.type === "ping") session.send({ type: "pong" });
     else if (message.type === "probe") session.send({ type: "error", code: "UNKNOWN_TYPE", message: "unknown type" });
+    else this.onMessage(session, message as Up);
     this.happened();
   }
 
