@@ -404,7 +404,7 @@ test.each(["close", "clear"])("after %s nothing keeps a program from its end", a
   const program = `
     import "fake-indexeddb/auto";
     import { WebSocket } from "ws";
-    const { connect } = await import("./dist/index.js");
+    const { connect } = await import("./bundle/client.js");
     const rte = await connect({ url: ${JSON.stringify(db.url)}, user: "node", tables: { orders: {} }, runtime: { WebSocket } });
     rte.tables.orders.live((table) => table.toArray(), () => {});
     await rte.subscribe("users");
