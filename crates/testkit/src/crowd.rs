@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Step, Watch};
+use crate::client::{Client, Step, Transport, Watch};
 use crate::cluster::Cluster;
 use crate::compare::{difference_to, expected_rows};
 use crate::settings::Dice;
@@ -54,10 +54,29 @@ impl Crowd {
         restless: Option<u64>,
         watch: impl Fn() -> W,
     ) -> Self {
+        let transports: Vec<Transport> = (0..count).map(|_| Transport::WebSocket).collect();
+        Self::start_over(cluster, &transports, tables, restless, watch)
+    }
+
+    /// The same with a client for each of these transports.
+    ///
+    /// # Panics
+    /// When they do not become live.
+    #[track_caller]
+    pub fn start_over<W: Watch + 'static>(
+        cluster: &Cluster,
+        transports: &[Transport],
+        tables: &[&str],
+        restless: Option<u64>,
+        watch: impl Fn() -> W,
+    ) -> Self {
+        let count = transports.len() as u64;
         let shared = Arc::new(Shared::default());
-        let clients = (0..count)
-            .map(|n| {
-                let mut client = Client::new(cluster.rte_port, &format!("client {n}"));
+        let clients = (0..)
+            .zip(transports)
+            .map(|(n, transport)| {
+                let mut client = Client::new(cluster.rte_port, &format!("client {n}, {transport:?}"));
+                client.options.transport = *transport;
                 client.watch(watch());
                 client.copy.ask("kit_barrier", "kit_barrier", None);
                 tables.iter().for_each(|t| client.copy.ask(t, t, None));

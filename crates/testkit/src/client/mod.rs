@@ -7,19 +7,19 @@ mod copy;
 mod frame;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod verify;
 
 use std::io::ErrorKind;
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tungstenite::client::IntoClientRequest;
-use tungstenite::protocol::WebSocketConfig;
-use tungstenite::{Error, Message, WebSocket};
+use tungstenite::{Error, Message};
 
 pub use copy::{Copy, Counts, Silent, State, Subscription, Watch};
 pub use frame::{Failure, Frame, Row};
+use transport::Socket;
+pub use transport::Transport;
 pub use verify::{Ask, Verdict};
 
 use crate::wait::{patience, wait_until};
@@ -32,6 +32,9 @@ pub struct ClientOptions {
     pub tenant: Option<String>,
     /// Receive buffer of the socket stays as the system makes it; frames are read only when asked.
     pub extra: Option<Value>,
+    pub transport: Transport,
+    /// The token goes with the request that opens the connection, not with hello.
+    pub token_in_header: bool,
 }
 
 /// The server has closed, or the connection broke (`code` is none).
@@ -64,7 +67,7 @@ pub struct Client {
     pub outages: Vec<Duration>,
     lost: Option<Instant>,
     port: u16,
-    socket: Option<WebSocket<TcpStream>>,
+    socket: Option<Socket>,
     watch: Box<dyn Watch>,
 }
 
@@ -141,29 +144,16 @@ impl Client {
         Ok(())
     }
 
-    /// Opens the WebSocket and says nothing.
+    /// Opens the connection and says nothing.
     ///
     /// # Errors
     /// How the connection ended.
     pub fn open(&mut self) -> Result<(), Closed> {
         self.closed = None;
         self.welcome = None;
-        let lost = |e: &dyn std::fmt::Display| Closed { code: None, reason: e.to_string() };
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|e| lost(&e))?;
-        stream.set_nodelay(true).map_err(|e| lost(&e))?;
-        stream.set_read_timeout(Some(patience())).map_err(|e| lost(&e))?;
-        stream.set_write_timeout(Some(patience())).map_err(|e| lost(&e))?;
-        let mut request = format!("ws://127.0.0.1:{}/ws", self.port).into_client_request().map_err(|e| lost(&e))?;
-        let protocol = tungstenite::http::HeaderValue::from_static("rte.v1");
-        request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
-        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        let (socket, answer) =
-            tungstenite::client::client_with_config(request, stream, Some(config)).map_err(|e| lost(&e))?;
-        assert_eq!(
-            answer.headers().get("Sec-WebSocket-Protocol").and_then(|h| h.to_str().ok()),
-            Some("rte.v1"),
-            "the answer to the handshake names the contract"
-        );
+        let token = self.options.token.as_deref().filter(|_| self.options.token_in_header);
+        let opened = Socket::open(self.options.transport, self.port, token);
+        let socket = opened.map_err(|reason| Closed { code: None, reason })?;
         self.socket = Some(socket);
         Ok(())
     }
@@ -175,7 +165,8 @@ impl Client {
             hello["cursor"] = json!(self.copy.cursor);
             hello["subscriptions"] = subscriptions.into();
         }
-        for (field, value) in [("token", &self.options.token), ("tenant", &self.options.tenant)] {
+        let token = self.options.token.as_ref().filter(|_| !self.options.token_in_header);
+        for (field, value) in [("token", token), ("tenant", self.options.tenant.as_ref())] {
             if let Some(value) = value {
                 hello[field] = value.as_str().into();
             }
@@ -196,7 +187,7 @@ impl Client {
     /// Sends any WebSocket message.
     pub fn send_raw(&mut self, message: Message) {
         if let Some(socket) = &mut self.socket {
-            let _ = socket.send(message);
+            socket.send(message);
         }
     }
 
@@ -206,8 +197,7 @@ impl Client {
         let end = Instant::now() + limit;
         loop {
             let rest = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            let _ = socket.get_mut().set_read_timeout(Some(rest));
-            match socket.read() {
+            match socket.read(rest) {
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
                 Ok(Message::Close(frame)) => {
                     let (code, reason) = frame
