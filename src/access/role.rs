@@ -33,6 +33,12 @@ impl RoleError {
     }
 }
 
+/// Whether the role may see the server's figures.
+pub fn may_monitor(role: Oid) -> bool {
+    // SAFETY: catalog look-ups in a transaction.
+    unsafe { pg_sys::has_privs_of_role(role, Oid::from(pg_sys::ROLE_PG_MONITOR)) }
+}
+
 /// The role of a session. `anonymous`: it is `rte.anon_role`, not a token's.
 pub fn resolve(name: &str, anonymous: bool) -> Result<Oid, RoleError> {
     // As whom query workers connect matters to all sessions.

@@ -77,6 +77,8 @@ pub struct ConnState {
     pub role: Box<str>,
     pub client: Option<Box<ClientInfo>>,
     pub sent_bytes: u64,
+    /// Those of them that the figures of its database know.
+    pub told_bytes: u64,
     pub sent_commits: u64,
     /// The last commit and what it said to be held.
     pub sent: Option<(Rc<Tick>, Rc<Held>)>,

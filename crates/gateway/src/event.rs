@@ -1,6 +1,7 @@
 //! What the threads say to each other. Bodies are shared by reference count; whoever hands on much takes a
 //! [`Credit`], so that channels stay bounded in bytes by their readers.
 
+use crate::databases::Database;
 use crate::directory::FeederId;
 use crate::flow::Credit;
 use crate::http::answer::Header;
@@ -30,6 +31,8 @@ pub struct CommitPart {
     pub snapshot: rte_core::Snapshot,
     pub cursor: String,
     pub time: String,
+    /// The same in microseconds since the Unix epoch, where it can be read.
+    pub made_us: Option<i64>,
     pub _credit: Credit,
 }
 
@@ -52,6 +55,8 @@ pub enum SessionEvent {
     Opened {
         role: String,
         tables: Vec<TableInfo>,
+        monitor: bool,
+        expires_in_ms: Option<u64>,
     },
     Refused {
         close: u16,
@@ -174,6 +179,7 @@ pub enum ToIo {
         database: u32,
         name: Arc<str>,
         under_way: Arc<AtomicUsize>,
+        figures: Arc<Database>,
     },
     FeederDown {
         feeder: FeederId,

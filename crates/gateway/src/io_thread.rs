@@ -53,7 +53,11 @@ async fn serve_events(config: Arc<GatewayConfig>, shared: Shared, mut events: mp
                         event => hub.borrow_mut().event(event),
                     }
                 }
-                hub.borrow_mut().flush_all();
+                {
+                    let mut hub = hub.borrow_mut();
+                    hub.flush_all();
+                    hub.note_lags();
+                }
                 // Tasks of connections have their turn between batches.
                 tokio::task::yield_now().await;
             }

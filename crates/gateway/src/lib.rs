@@ -8,6 +8,7 @@ mod acceptor;
 mod bridge;
 mod connection;
 mod control;
+mod databases;
 mod directory;
 mod event;
 mod flow;
@@ -15,7 +16,9 @@ mod frame;
 mod http;
 mod hub;
 mod io_thread;
+mod lag;
 mod limits;
+mod memory;
 mod metrics;
 mod page;
 mod queue;
@@ -30,6 +33,7 @@ mod wire;
 use control::Log;
 use event::{IoThreads, ToIo};
 use hub::Shared;
+use memory::Memory;
 use metrics::Metrics;
 use parking_lot::RwLock;
 use rte_protocol::bridge::{GatewayConfig, SandboxMode, ToGateway, ToLauncher};
@@ -99,6 +103,7 @@ struct Sockets {
     bridge: UnixListener,
     /// The owner of the bridge's socket file: this process' user.
     uid: u32,
+    memory: Option<Memory>,
 }
 
 impl Sockets {
@@ -106,7 +111,8 @@ impl Sockets {
         let listeners = acceptor::bind(config, log)?;
         let path = Path::new(&config.bridge_path);
         let bridge = bind_bridge(path)?;
-        Ok(Self { listeners, bridge, uid: std::fs::metadata(path)?.uid() })
+        let uid = std::fs::metadata(path)?.uid();
+        Ok(Self { listeners, bridge, uid, memory: Memory::open() })
     }
 }
 
@@ -129,9 +135,9 @@ impl Gateway {
         confined: Confined,
         log: &Log,
     ) -> io::Result<Option<Self>> {
-        let Sockets { listeners, bridge, uid } = sockets;
+        let Sockets { listeners, bridge, uid, memory } = sockets;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::new(memory));
         let broken = Arc::new(AtomicBool::new(false));
         let watch = Watch { broken: broken.clone(), log: log.clone(), control: Arc::new(control.try_clone()?) };
 

@@ -1,6 +1,9 @@
 //! Figures of the process: plain counters that any thread adds to, and what `/metrics` and `/stats` say of them.
 //! I/O threads add once per batch, not once per delivery.
 
+use crate::databases::Databases;
+use crate::lag::Lags;
+use crate::memory::Memory;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -41,6 +44,10 @@ figures! {
     subscriptions: "gauge",
     /// ticks that came from feeders
     ticks_total: "counter",
+    /// bytes that wait for clients
+    queue_bytes: "gauge",
+    /// snapshots that wait or are being read
+    snapshots: "gauge",
     /// changes that came from feeders, once per shape
     changes_total: "counter",
     /// changes that were put into queues of connections
@@ -83,14 +90,25 @@ struct Rates {
 #[derive(Debug)]
 pub struct Metrics {
     pub figures: Figures,
+    pub databases: Databases,
+    /// Of ticks of all databases.
+    pub lags: Lags,
+    memory: Option<Memory>,
     started: Instant,
     last: Mutex<(Instant, [u64; 5], Rates)>,
 }
 
 impl Metrics {
-    pub fn new() -> Self {
+    pub fn new(memory: Option<Memory>) -> Self {
         let now = Instant::now();
-        Self { figures: Figures::default(), started: now, last: Mutex::new((now, [0; 5], Rates::default())) }
+        Self {
+            figures: Figures::default(),
+            databases: Databases::default(),
+            lags: Lags::default(),
+            memory,
+            started: now,
+            last: Mutex::new((now, [0; 5], Rates::default())),
+        }
     }
 
     pub fn high_water(&self, bytes: usize) {
@@ -122,10 +140,13 @@ impl Metrics {
 
     /// The body of `/stats`.
     pub fn json(&self, server: &str) -> Value {
-        let rates = self.last.lock().2;
+        let (rates, now) = (self.last.lock().2, Instant::now());
         let mut out = json!({
             "server": server,
             "uptime_seconds": self.started.elapsed().as_secs(),
+            "memory_bytes": self.memory.as_ref().and_then(Memory::bytes),
+            "lag_ms": self.lags.json(now),
+            "tenants": self.databases.json(now),
             "per_second": {
                 "ticks": rates.ticks.round(),
                 "changes": rates.changes.round(),
@@ -144,10 +165,13 @@ impl Metrics {
     pub fn prometheus(&self) -> String {
         let mut out = String::with_capacity(4096);
         let uptime = ("uptime_seconds", "gauge", "seconds since the start", self.started.elapsed().as_secs());
-        for (name, kind, help, value) in std::iter::once(uptime).chain(self.figures.all()) {
+        let memory = self.memory.as_ref().and_then(Memory::bytes);
+        let memory = memory.map(|bytes| ("memory_bytes", "gauge", "memory of the gateway", bytes));
+        for (name, kind, help, value) in std::iter::once(uptime).chain(memory).chain(self.figures.all()) {
             let help = help.trim();
             let _ = write!(out, "# HELP rte_{name} {help}\n# TYPE rte_{name} {kind}\nrte_{name} {value}\n");
         }
+        self.databases.prometheus(Instant::now(), &mut out);
         out
     }
 }

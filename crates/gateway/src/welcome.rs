@@ -8,8 +8,8 @@ use crate::event::{Poll, ToBridge, ToIo};
 use crate::http::answer::{Header, cors};
 use crate::http::body::{self, BodyError};
 use crate::http::request::{Head, HeadError, read_head};
-use crate::http::{self, Answer};
-use crate::hub::{Hub, Shared};
+use crate::http::{self, Answer, Request};
+use crate::hub::{Hub, Shared, Verdict};
 use crate::limits::Permit;
 use crate::requests::Posted;
 use crate::upgrade::{self, Decision};
@@ -63,7 +63,7 @@ impl Visit {
         }
         let headers = cors(&head.request, &self.config);
         let answer = match upgrade::decide(&head.request, self.permit.is_local(), &self.config) {
-            Decision::Plain => self.plain(&head),
+            Decision::Plain => self.plain(&head).await,
             Decision::Refuse(answer) => answer,
             Decision::Upgrade { response, claims } => match self.permit.upgrade(&self.config) {
                 Err(refusal) => Answer::refusal(refusal),
@@ -86,9 +86,12 @@ impl Visit {
         http::finish(&self.stream, &answer.encode()).await;
     }
 
-    fn plain(&self, head: &Head) -> Answer {
+    async fn plain(&self, head: &Head) -> Answer {
         let answer = match http::reload_of_tenants(&head.request, self.peer, &self.config) {
-            None => http::answer(&head.request, self.peer, &self.config, &self.shared.metrics),
+            None => match self.sees_figures(&head.request).await {
+                Ok(sees) => http::answer(&head.request, sees, &self.config, &self.shared.metrics),
+                Err(answer) => answer,
+            },
             Some(Err(answer)) => answer,
             Some(Ok(answer)) => {
                 let _ = self.shared.bridge.send(ToBridge::ReloadTenants);
@@ -96,6 +99,40 @@ impl Visit {
             }
         };
         answer.cors(&head.request, &self.config)
+    }
+
+    /// Whether who asks for figures may see them: from this host he may; else the database is asked whose his token is.
+    async fn sees_figures(&self, request: &Request) -> Result<bool, Answer> {
+        if http::is_trusted(request, self.peer) || !http::is_of_figures(request) {
+            return Ok(true);
+        }
+        let Some(token) = request.bearer() else { return Ok(false) };
+        if !self.permit.may_offer_token(&self.config) {
+            return Err(Answer::later(429, "too many tokens of this address were wrong"));
+        }
+        let unavailable = || Answer::later(503, "nobody can say now whose this token is");
+        let asked = self.hub.borrow_mut().ask_monitor(token.to_owned(), self.peer);
+        let Some((session, verdict)) = asked else { return Err(unavailable()) };
+        let verdict = match timeout(self.patience(), verdict).await {
+            Ok(verdict) => verdict.unwrap_or(Verdict::Unavailable),
+            Err(_) => {
+                self.hub.borrow_mut().give_up_question(session);
+                Verdict::Unavailable
+            }
+        };
+        match verdict {
+            Verdict::Monitor => Ok(true),
+            Verdict::Other => {
+                let hint = Some("grant it pg_monitor in the landlord's database");
+                Err(Answer::error(403, "the token's role may not see figures", hint))
+            }
+            Verdict::Wrong => {
+                self.permit.token_failed(&self.config);
+                let answer = Answer::error(401, "the token is not accepted", Some("the server's log says why"));
+                Err(answer.with("WWW-Authenticate", "Bearer"))
+            }
+            Verdict::Unavailable => Err(unavailable()),
+        }
     }
 
     async fn upgrade(self, response: &[u8], claims: UrlClaims, rest: &[u8]) {

@@ -46,7 +46,13 @@ fn a_token_is_answered_before_the_last_that_came_is_shown_and_none_is_before_wel
     let (mut client, session) = knocking(&gateway, &mut feeder);
     client.send(&json!({"type": "auth", "token": "early"}));
     assert_eq!(client.expect("error")["code"], "UNEXPECTED_MESSAGE");
-    feeder.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+    feeder.send(&FromFeeder::Opened {
+        session,
+        role: "web".into(),
+        tables: vec![],
+        monitor: false,
+        expires_in_ms: None,
+    });
     client.expect("welcome");
     for token in ["x", "y", "z"] {
         client.send(&json!({"type": "auth", "token": token}));
@@ -103,7 +109,13 @@ fn a_question_goes_to_a_worker_of_the_database_and_its_answer_to_the_feeder() {
     worker.answer(7, answer);
     let expected = ToFeeder::Answer { session, job: 7, answer: STANDARD.encode(answer) };
     assert_eq!(feeder.next_of_session(), expected);
-    feeder.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+    feeder.send(&FromFeeder::Opened {
+        session,
+        role: "web".into(),
+        tables: vec![],
+        monitor: false,
+        expires_in_ms: None,
+    });
     client.expect("welcome");
     // The worker is free for the next, and nothing went to another database's.
     feeder.ask(8, session, QUESTION);
@@ -172,7 +184,13 @@ fn what_a_worker_says_of_a_question_besides_its_answer_concerns_nobody() {
             other => break assert!(answered(other), "no tick for a question"),
         }
     }
-    feeder.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+    feeder.send(&FromFeeder::Opened {
+        session,
+        role: "web".into(),
+        tables: vec![],
+        monitor: false,
+        expires_in_ms: None,
+    });
     client.expect("welcome");
 }
 
@@ -198,7 +216,13 @@ fn a_session_that_closes_takes_its_question_back_wherever_it_is() {
     assert_eq!(worker.take_any().0, 3, "what waited is gone");
     worker.answer(3, b"yes");
     assert!(matches!(feeder.next_of_session(), ToFeeder::Answer { job: 3, .. }));
-    feeder.send(&FromFeeder::Opened { session: third, role: "web".into(), tables: vec![] });
+    feeder.send(&FromFeeder::Opened {
+        session: third,
+        role: "web".into(),
+        tables: vec![],
+        monitor: false,
+        expires_in_ms: None,
+    });
     patient.expect("welcome");
 }
 
@@ -245,6 +269,12 @@ fn a_question_that_nobody_answers_in_time_has_failed() {
     assert_eq!(feeder.next_of_session(), ToFeeder::AskFailed { session, job: 2 });
     worker.answer(2, b"late");
     // It is the feeder's to say what comes of it.
-    feeder.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+    feeder.send(&FromFeeder::Opened {
+        session,
+        role: "web".into(),
+        tables: vec![],
+        monitor: false,
+        expires_in_ms: None,
+    });
     client.expect("welcome");
 }

@@ -33,11 +33,23 @@ fn is_asked(gateway: &Gateway, feeder: &mut Feeder) -> bool {
     loop {
         if let ToFeeder::Open { session, token, .. } = feeder.next() {
             if token.is_none() {
-                feeder.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+                feeder.send(&FromFeeder::Opened {
+                    session,
+                    role: "web".into(),
+                    tables: vec![],
+                    monitor: false,
+                    expires_in_ms: None,
+                });
                 break;
             }
             asked = true;
-            feeder.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+            feeder.send(&FromFeeder::Opened {
+                session,
+                role: "web".into(),
+                tables: vec![],
+                monitor: false,
+                expires_in_ms: None,
+            });
         }
     }
     witness.expect("welcome");
@@ -61,7 +73,13 @@ fn only_tokens_that_were_wrong_when_they_were_offered_count() {
     // Expired on an open connection, any number of times.
     for _ in 0..5 {
         let (mut client, session) = offer(&gateway, &mut feeder, "good");
-        feeder.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+        feeder.send(&FromFeeder::Opened {
+            session,
+            role: "web".into(),
+            tables: vec![],
+            monitor: false,
+            expires_in_ms: None,
+        });
         client.expect("welcome");
         refuse(&mut feeder, session);
         assert_eq!(client.closed(), 4401);
@@ -83,7 +101,13 @@ fn only_tokens_that_were_wrong_when_they_were_offered_count() {
     assert_eq!(client.closed(), 4401);
     assert!(is_asked(&gateway, &mut feeder));
     let (mut client, session) = offer(&gateway, &mut feeder, "good");
-    feeder.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+    feeder.send(&FromFeeder::Opened {
+        session,
+        role: "web".into(),
+        tables: vec![],
+        monitor: false,
+        expires_in_ms: None,
+    });
     client.expect("welcome");
     client.send(&json!({"type": "auth", "token": "bad"}));
     feeder.until(|m| matches!(m, ToFeeder::Auth { .. }));
@@ -147,7 +171,13 @@ fn clients_are_held_back_while_their_feeder_does_not_keep_up() {
             match feeder.next() {
                 ToFeeder::Open { session, .. } => {
                     opened += 1;
-                    feeder.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+                    feeder.send(&FromFeeder::Opened {
+                        session,
+                        role: "web".into(),
+                        tables: vec![],
+                        monitor: false,
+                        expires_in_ms: None,
+                    });
                 }
                 ToFeeder::Subscribe { .. } => subscribed += 1,
                 _ => {}

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::Read as _;
+use support::fallback::request;
 use support::{Gateway, one_live};
 use tungstenite::Error;
 
@@ -48,6 +50,40 @@ fn figures_and_the_pages_are_served() {
     assert_eq!(gateway.http("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").0, 405);
     assert_eq!(gateway.http("nonsense\r\n\r\n").0, 400);
     assert_eq!(gateway.get("/ws").0, 426);
+}
+
+#[test]
+fn the_client_is_served_to_pages_of_every_origin_and_asked_for_by_its_tag() {
+    let gateway = Gateway::start();
+    for (path, file) in [
+        ("/client.js", include_str!("../../../client/bundle/client.js")),
+        ("/client-memory.js", include_str!("../../../client/bundle/client-memory.js")),
+    ] {
+        let ask = |headers: &str| request(&gateway, "GET", path, headers, "");
+        let plain = ask("Origin: https://anywhere.example\r\n");
+        assert_eq!(plain.status, 200);
+        assert!(plain.body == file.as_bytes(), "{path}");
+        for header in [
+            "Access-Control-Allow-Origin: *",
+            "Content-Type: text/javascript; charset=utf-8",
+            "Cache-Control: no-cache",
+            "Vary: Accept-Encoding",
+        ] {
+            assert!(plain.head.contains(header), "{header}: {}", plain.head);
+        }
+        assert_eq!(plain.head.matches("Access-Control-Allow-Origin").count(), 1, "{}", plain.head);
+        let small = ask("Accept-Encoding: gzip, br\r\n");
+        assert!(small.head.contains("Content-Encoding: gzip"), "{}", small.head);
+        let mut unpacked = String::new();
+        flate2::read::GzDecoder::new(small.body.as_slice()).read_to_string(&mut unpacked).expect("gzip");
+        assert!(unpacked == file && small.body.len() < file.len(), "{path}");
+        let tag = plain.head.lines().find_map(|line| line.strip_prefix("ETag: ")).expect("a tag");
+        assert!(small.head.contains(tag));
+        let known = ask(&format!("Accept-Encoding: gzip\r\nIf-None-Match: \"x\", {tag}\r\n"));
+        assert_eq!((known.status, known.body.len()), (304, 0));
+        assert!(!known.head.contains("Content-Length"), "{}", known.head);
+        assert_eq!(request(&gateway, "POST", path, "", "").status, 405);
+    }
 }
 
 #[test]

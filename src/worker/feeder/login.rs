@@ -41,6 +41,15 @@ pub struct Who {
     pub expires_at: Option<u64>,
 }
 
+impl Who {
+    /// How long its token is still good for.
+    pub fn expires_in_ms(&self) -> Option<u64> {
+        let at = UNIX_EPOCH.checked_add(Duration::from_secs(self.expires_at?))?;
+        let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 /// Who knocks, as the gateway says.
 #[derive(Clone)]
 pub struct Caller {

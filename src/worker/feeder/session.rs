@@ -15,6 +15,7 @@ use super::shapes::WhichRows;
 use super::verify::Wanted;
 use crate::access::drift;
 use crate::access::identity::Identity;
+use crate::access::role;
 use pgrx::pg_sys::Oid;
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId, ToFeeder};
 use rte_protocol::wire::{CloseCode, ErrorCode, Subscription};
@@ -104,7 +105,8 @@ impl Feeder {
     ) {
         let Opening { cursor, subscriptions } = opening;
         let tables = self.registry.readable(who.role);
-        self.send(&FromFeeder::Opened { session, role: who.name.clone(), tables }, &[]);
+        let (role, monitor, expires_in_ms) = (who.name.clone(), role::may_monitor(who.role), who.expires_in_ms());
+        self.send(&FromFeeder::Opened { session, role, tables, monitor, expires_in_ms }, &[]);
         self.note_expiry(&who);
         let identity = self.identity(&who);
         self.sessions.insert(session, Session { who, identity, caller, subscriptions: HashMap::new() });

@@ -83,6 +83,7 @@ pub struct Welcome {
     pub server: String,
     pub heartbeat_ms: u64,
     pub limits: Limits,
+    pub expires_in_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,8 +287,9 @@ impl<F: Frame> Session<F> {
             return;
         }
         self.phase = Phase::Open;
-        let Welcome { session, tenant, server, heartbeat_ms, limits } = welcome;
-        let welcome = ServerMessage::Welcome { session, tenant, role, server, heartbeat_ms, limits, tables };
+        let Welcome { session, tenant, server, heartbeat_ms, limits, expires_in_ms } = welcome;
+        let welcome =
+            ServerMessage::Welcome { session, tenant, role, server, heartbeat_ms, limits, expires_in_ms, tables };
         out.push(Action::Text(welcome.to_text()));
         out.extend(self.deferred.drain(..).map(Action::Text));
     }

@@ -3,14 +3,17 @@
 use super::jobs::{Job, Kind};
 use super::peer::{BridgeFrame, FrameReader, PeerOut};
 use super::{Bridge, Feeder};
+use crate::databases::Database;
 use crate::directory::FeederId;
 use crate::event::{CatchUpPart, ChangesPart, CommitPart, SessionEvent, ToIo, Unavailable};
 use crate::flow::Flow;
+use crate::lag::micros;
 use bytes::Bytes;
 use rte_protocol::bridge::{FromFeeder, ToWorker, frame::FrameError};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 /// What I/O threads may have before them of one feeder before it is not read further.
 const AHEAD: usize = 64 << 20;
@@ -42,10 +45,18 @@ pub async fn serve(bridge: &Bridge, mut reader: FrameReader, out: &Rc<PeerOut>, 
             old_out.close();
         }
     }
-    bridge.feeders.borrow_mut().insert(id, Feeder { database, landlord: *name == bridge.landlord, out: out.clone() });
     let shared_name: Arc<str> = name.into();
+    let figures = bridge.metrics.databases.attach(&shared_name);
+    let (landlord, own) = (*name == bridge.landlord, figures.clone());
+    bridge.feeders.borrow_mut().insert(id, Feeder { database, landlord, out: out.clone(), figures: own });
     let under_way = &out.under_way;
-    bridge.io.all(|| ToIo::FeederUp { feeder: id, database, name: shared_name.clone(), under_way: under_way.clone() });
+    bridge.io.all(|| ToIo::FeederUp {
+        feeder: id,
+        database,
+        name: shared_name.clone(),
+        under_way: under_way.clone(),
+        figures: figures.clone(),
+    });
     bridge.show_feeders();
     bridge.log.log(format!("feeder of database \"{name}\" is attached (process {pid})"));
 
@@ -57,7 +68,7 @@ pub async fn serve(bridge: &Bridge, mut reader: FrameReader, out: &Rc<PeerOut>, 
             () = out.gone() => None,
         };
         let Some(frame) = frame else { break };
-        if let Err(e) = handle(bridge, id, database, &flow, &frame) {
+        if let Err(e) = handle(bridge, id, database, &figures, &flow, &frame) {
             bridge.log.warning(format!("feeder of database \"{name}\" broke the bridge's rules: {e}"));
             break;
         }
@@ -70,6 +81,7 @@ fn handle(
     bridge: &Bridge,
     feeder: FeederId,
     database: u32,
+    of_database: &Database,
     flow: &Arc<Flow>,
     frame: &BridgeFrame,
 ) -> Result<(), Fault> {
@@ -83,13 +95,18 @@ fn handle(
             if total != body.len() {
                 return Err(Fault::Lengths);
             }
-            figures.changes_total.fetch_add(frames.iter().map(|f| u64::from(f.changes)).sum(), Relaxed);
+            let changes = frames.iter().map(|f| u64::from(f.changes)).sum();
+            figures.changes_total.fetch_add(changes, Relaxed);
+            of_database.counts.changes_total.fetch_add(changes, Relaxed);
             let part = Arc::new(ChangesPart { frames, body, _credit: credit() });
             bridge.io.all(|| ToIo::Changes { feeder, part: part.clone() });
         }
         FromFeeder::Commit { snapshot, cursor, time } => {
             figures.ticks_total.fetch_add(1, Relaxed);
-            let part = CommitPart { snapshot: snapshot.parse()?, cursor, time, _credit: credit() };
+            of_database.counts.ticks_total.fetch_add(1, Relaxed);
+            of_database.committed(Instant::now());
+            let made_us = micros(&time);
+            let part = CommitPart { snapshot: snapshot.parse()?, cursor, time, made_us, _credit: credit() };
             let part = Arc::new(part);
             bridge.io.all(|| ToIo::Commit { feeder, part: part.clone() });
         }
@@ -101,7 +118,9 @@ fn handle(
             let part = Arc::new(CatchUpPart { sessions, frames, body, cursor, time, last, _credit: credit() });
             bridge.io.all(|| ToIo::CatchUp { feeder, part: part.clone() });
         }
-        FromFeeder::Opened { session, role, tables } => to(session, SessionEvent::Opened { role, tables }),
+        FromFeeder::Opened { session, role, tables, monitor, expires_in_ms } => {
+            to(session, SessionEvent::Opened { role, tables, monitor, expires_in_ms });
+        }
         FromFeeder::Refused { session, close, code, message, hint } => {
             to(session, SessionEvent::Refused { close, code, message, hint });
         }
@@ -140,6 +159,7 @@ fn handle(
             return Err(Fault::NotLandlord);
         }
         FromFeeder::Tenants { tenants } => {
+            bridge.metrics.databases.tell(&tenants);
             let tenants: Arc<[_]> = tenants.into();
             bridge.io.all(|| ToIo::Tenants(tenants.clone()));
         }

@@ -119,6 +119,21 @@ impl Jobs {
         true
     }
 
+    /// Snapshots that wait or are being read, by database.
+    #[must_use]
+    pub fn snapshots(&self) -> HashMap<u32, u64> {
+        let mut counts = HashMap::new();
+        for (database, waiting) in self.waiting.iter().filter(|(_, w)| !w.snapshots.is_empty()) {
+            *counts.entry(*database).or_default() += waiting.snapshots.len() as u64;
+        }
+        for worker in self.workers.values() {
+            if worker.running.as_ref().is_some_and(|r| r.job.kind == Kind::Snapshot) {
+                *counts.entry(worker.database).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     pub fn attach(&mut self, worker: WorkerId, database: u32) {
         self.workers.insert(worker, Worker { database, running: None });
     }

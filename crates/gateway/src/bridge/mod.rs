@@ -11,6 +11,7 @@ mod peer;
 mod worker;
 
 use crate::control::Log;
+use crate::databases::Database;
 use crate::directory::FeederId;
 use crate::event::{IoThreads, ToBridge, ToIo};
 use crate::metrics::Metrics;
@@ -37,6 +38,7 @@ struct Feeder {
     /// It keeps the registry of tenants.
     landlord: bool,
     out: Rc<PeerOut>,
+    figures: Arc<Database>,
 }
 
 /// The state of the bridge.
@@ -110,6 +112,7 @@ async fn serve(start: Start) -> std::io::Result<()> {
             },
             _ = second.tick() => {
                 bridge.metrics.sample(Instant::now());
+                bridge.show_snapshots();
                 bridge.ask_for_workers();
             }
         }
@@ -255,12 +258,23 @@ impl Bridge {
         self.metrics.figures.workers.store(jobs.workers() as u64, Relaxed);
     }
 
+    fn show_snapshots(&self) {
+        let snapshots = self.jobs.borrow().snapshots();
+        for feeder in self.feeders.borrow().values() {
+            let count = snapshots.get(&feeder.database).copied().unwrap_or_default();
+            feeder.figures.counts.snapshots.store(count, Relaxed);
+        }
+        self.metrics.figures.snapshots.store(snapshots.values().sum(), Relaxed);
+    }
+
     fn show_feeders(&self) {
         self.metrics.figures.feeders.store(self.feeders.borrow().len() as u64, Relaxed);
     }
 
     fn feeder_down(&self, feeder: FeederId) {
-        if self.feeders.borrow_mut().remove(&feeder).is_some() {
+        let gone = self.feeders.borrow_mut().remove(&feeder);
+        if let Some(gone) = gone {
+            self.metrics.databases.detach(&gone.figures);
             self.io.all(|| ToIo::FeederDown { feeder });
             self.cancel(|j| j.feeder == feeder);
             self.show_feeders();

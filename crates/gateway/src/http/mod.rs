@@ -1,4 +1,4 @@
-//! Plain HTTP on the socket port: health, figures, the pages. One request per connection, bounded in
+//! Plain HTTP on the socket port: health, figures, the pages and the client's code. One request per connection, bounded in
 //! size and time.
 //!
 //! What shows more than health is answered to this host only, or to whom the database says that he may see it (that is asked
@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod body;
+mod bundle;
 pub mod request;
 
 pub use answer::Answer;
@@ -45,28 +46,38 @@ pub fn reload_of_tenants(
 }
 
 /// Whether a request comes from this host. A proxy on it speaks for others, and says so.
-fn is_trusted(request: &Request, peer: SocketAddr) -> bool {
+pub fn is_trusted(request: &Request, peer: SocketAddr) -> bool {
     let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|h| request.header(h).is_some());
     peer.ip().to_canonical().is_loopback() && !forwarded
 }
 
+/// Whether a request asks for figures.
+pub fn is_of_figures(request: &Request) -> bool {
+    request.method == "GET" && matches!(request.path.as_str(), "/stats" | "/metrics")
+}
+
 /// Answers a request that is not for a WebSocket.
-pub fn answer(request: &Request, peer: SocketAddr, config: &GatewayConfig, metrics: &Metrics) -> Answer {
+///
+/// `sees`: whether who asks may see the figures.
+pub fn answer(request: &Request, sees: bool, config: &GatewayConfig, metrics: &Metrics) -> Answer {
     match request.method.as_str() {
         "GET" => {}
         "OPTIONS" => return Answer::empty(204),
         _ => return Answer::error(405, "only GET is answered here", None),
     }
-    let trusted = is_trusted(request, peer);
     match request.path.as_str() {
         "/health" => health(metrics),
-        "/metrics" | "/stats" if !trusted => {
-            Answer::error(403, "figures are shown to this host only", Some("ask from the database host"))
+        "/metrics" | "/stats" if !sees => {
+            let hint = "ask from the database host, or with a token of a role that is a member of pg_monitor";
+            Answer::error(403, "figures are shown to this host, or to whom the database lets see them", Some(hint))
         }
         "/metrics" => Answer::new(200, "text/plain; version=0.0.4", metrics.prometheus()),
         "/stats" => Answer::json(200, &metrics.json(&config.server)),
         "/ws" => Answer::error(426, "this is a WebSocket endpoint", Some("connect with the subprotocol rte.v1")),
-        path => page::at(path).map(Answer::page).unwrap_or_else(|| Answer::error(404, "there is nothing here", None)),
+        path => page::at(path)
+            .map(Answer::page)
+            .or_else(|| bundle::at(path, request))
+            .unwrap_or_else(|| Answer::error(404, "there is nothing here", None)),
     }
 }
 

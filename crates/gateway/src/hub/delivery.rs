@@ -10,6 +10,7 @@ use rte_core::held::Stem;
 use rte_core::session::{Delivery, Tick};
 use rte_protocol::bridge::ShapeId;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 
 impl Hub {
     pub(super) fn watch(&mut self, conn: &Conn, state: &mut ConnState, shape: ShapeId) {
@@ -67,6 +68,7 @@ impl Hub {
             // Taken out while it is walked: closing a slow connection takes it out of its shapes.
             let members = std::mem::take(members);
             let mut overfull = Vec::new();
+            let mut delivered = 0;
             for slot in &members {
                 let Some(conn) = &self.conns[*slot] else { continue };
                 let mut state = conn.state.borrow_mut();
@@ -91,7 +93,7 @@ impl Hub {
                             state.last_progress = self.now;
                         }
                         state.queue.push(encoded.clone());
-                        self.counted.deliveries += u64::from(frame.changes);
+                        delivered += u64::from(frame.changes);
                         if !state.in_tick {
                             state.in_tick = true;
                             feeder.in_tick.push(*slot);
@@ -100,6 +102,8 @@ impl Hub {
                 }
             }
             feeder.shapes.insert(frame.shape, members);
+            feeder.figures.counts.deliveries_total.fetch_add(delivered, Relaxed);
+            self.counted.deliveries += delivered;
             for conn in overfull {
                 self.slow(&conn, &mut conn.state.borrow_mut());
             }
@@ -114,6 +118,7 @@ impl Hub {
             time: part.time.as_str().into(),
         });
         feeder.tick_open = false;
+        self.written.extend(part.made_us.map(|made| (id, made)));
         feeder.latest = Some(Commits::new(tick.clone()));
         let mut in_tick = std::mem::take(&mut feeder.in_tick);
         let mut waiting = std::mem::take(&mut feeder.waiting);

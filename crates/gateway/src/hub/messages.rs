@@ -47,6 +47,9 @@ impl Hub {
 
     /// What a feeder or a worker said about one session.
     pub(super) fn session_event(&mut self, feeder: FeederId, session: SessionId, event: SessionEvent) {
+        if self.question_event(feeder, session, &event) {
+            return;
+        }
         let conn = self.of_session(session);
         let mut state = conn.as_ref().map(|c| c.state.borrow_mut());
         let (Some(conn), Some(state)) =
@@ -64,7 +67,7 @@ impl Hub {
         let s = &mut state.session;
         let out = &mut actions;
         match event {
-            SessionEvent::Opened { role, tables } => {
+            SessionEvent::Opened { role, tables, expires_in_ms, .. } => {
                 state.uuid = uuid::Uuid::new_v4().to_string().into();
                 state.role = role.as_str().into();
                 let welcome = Welcome {
@@ -77,6 +80,7 @@ impl Hub {
                         max_subscriptions: self.config.max_subscriptions,
                         client_queue_bytes: self.config.client_queue_bytes,
                     },
+                    expires_in_ms,
                 };
                 state.asking = None;
                 s.opened(welcome, role, tables, out);

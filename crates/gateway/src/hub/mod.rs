@@ -7,8 +7,10 @@
 mod clients;
 mod commits;
 mod delivery;
+mod figures;
 mod guards;
 mod messages;
+mod monitors;
 mod report;
 mod requests;
 mod sending;
@@ -17,6 +19,7 @@ mod tenants;
 
 use crate::connection::{Conn, ConnState, Input, UrlClaims};
 use crate::control::Log;
+use crate::databases::Database;
 use crate::directory::{Directory, FeederId};
 use crate::event::{IoThreads, ToBridge, ToIo};
 use crate::frame::OutFrame;
@@ -40,7 +43,10 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use commits::{Commits, Holdings};
+use figures::Gauges;
 use messages::close_code;
+use monitors::Question;
+pub use monitors::Verdict;
 use sending::{over, write};
 pub use sweep::interval as sweep_interval;
 
@@ -75,6 +81,9 @@ struct Feeder {
     waiting: Vec<usize>,
     /// Bytes of clients' messages that it has not taken yet.
     under_way: Arc<AtomicUsize>,
+    figures: Arc<Database>,
+    /// What this thread has last added to them.
+    gauges: Gauges,
 }
 
 /// Figures of a batch, added to the process' once per batch.
@@ -111,7 +120,11 @@ pub struct Hub {
     /// The time of the batch.
     pub now: Instant,
     counted: Counted,
-    gauges: (u64, u64),
+    gauges: Gauges,
+    /// Ticks of the batch, to be told how old they are once they are written: their feeder, and when they were made.
+    written: Vec<(FeederId, i64)>,
+    /// Questions about tokens, each a session of a feeder.
+    questions: HashMap<SessionId, Question>,
     /// Reused by every call.
     actions: Vec<Action<OutFrame>>,
     scratch: Box<[u8]>,
@@ -139,7 +152,9 @@ impl Hub {
             to_flush: Vec::new(),
             now: Instant::now(),
             counted: Counted::default(),
-            gauges: (0, 0),
+            gauges: Gauges::default(),
+            written: Vec::new(),
+            questions: HashMap::new(),
             actions: Vec::new(),
             scratch: vec![0; 16 * 1024].into(),
             ping: OutFrame::ping(),
@@ -168,6 +183,13 @@ impl Hub {
         conn
     }
 
+    fn new_session(&mut self) -> SessionId {
+        let (thread, threads) = self.shared.thread;
+        let id = self.next_session * threads + thread;
+        self.next_session += 1;
+        id
+    }
+
     /// Gives a connection its place.
     fn settle(&mut self, wire: Wire, input: Input, peer: SocketAddr, permit: Permit, claims: UrlClaims) -> Rc<Conn> {
         self.now = Instant::now();
@@ -176,9 +198,7 @@ impl Hub {
             self.conns.push(None);
             self.conns.len() - 1
         });
-        let (thread, threads) = self.shared.thread;
-        let id = self.next_session * threads + thread;
-        self.next_session += 1;
+        let id = self.new_session();
         let state = ConnState {
             session: Session::new(id, &peer.to_string(), self.config.max_subscriptions),
             queue: OutQueue::new(wire.form()),
@@ -195,6 +215,7 @@ impl Hub {
             role: Box::default(),
             client: None,
             sent_bytes: 0,
+            told_bytes: 0,
             sent_commits: 0,
             sent: None,
             acked: None,
@@ -248,6 +269,7 @@ impl Hub {
         while let Some((shape, _)) = state.watching.last().copied() {
             self.unwatch(conn, state, shape);
         }
+        self.tell_sent_bytes(state);
         if let Some(feeder) = state.feeder.take() {
             let session = state.session.id();
             self.tell_feeder(feeder, ToFeeder::Close { session });
@@ -264,8 +286,8 @@ impl Hub {
     /// Carries out an event of the bridge's. What it puts into queues is written by [`Hub::flush_all`].
     pub fn event(&mut self, event: ToIo) {
         match event {
-            ToIo::FeederUp { feeder, database, name, under_way } => {
-                self.feeder_up(feeder, database, &name, under_way);
+            ToIo::FeederUp { feeder, database, name, under_way, figures } => {
+                self.feeder_up(feeder, database, &name, under_way, figures);
             }
             ToIo::FeederDown { feeder } => self.feeder_down(feeder),
             ToIo::Goodbye { feeder, close } => self.leave(feeder, close_code(close)),
@@ -287,7 +309,14 @@ impl Hub {
         }
     }
 
-    fn feeder_up(&mut self, feeder: FeederId, database: u32, name: &str, under_way: Arc<AtomicUsize>) {
+    fn feeder_up(
+        &mut self,
+        feeder: FeederId,
+        database: u32,
+        name: &str,
+        under_way: Arc<AtomicUsize>,
+        figures: Arc<Database>,
+    ) {
         self.directory.up(name, feeder);
         let entry = Feeder {
             database,
@@ -297,12 +326,15 @@ impl Hub {
             in_tick: Vec::new(),
             waiting: Vec::new(),
             under_way,
+            figures,
+            gauges: Gauges::default(),
         };
         self.feeders.insert(feeder, entry);
         self.place_waiting();
     }
 
     fn feeder_down(&mut self, feeder: FeederId) {
+        self.drop_questions(feeder);
         self.leave(feeder, CloseCode::Restart);
         self.feeders.remove(&feeder);
     }

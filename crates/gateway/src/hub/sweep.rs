@@ -2,6 +2,7 @@
 //!
 //! Decides who has been silent, slow or late for too long, and sends pings and bare commits.
 
+use super::figures::Sums;
 use super::{Hub, LINGER};
 use crate::connection::{Conn, ConnState};
 use crate::event::ToBridge;
@@ -9,7 +10,6 @@ use crate::wire::Wire;
 use rte_protocol::bridge::GatewayConfig;
 use rte_protocol::wire::CloseCode;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Sweeps per shortest time-out.
@@ -29,12 +29,10 @@ impl Hub {
         let heartbeat = Duration::from_millis(self.config.heartbeat_ms);
         // Sweeps come at intervals; what is due before the next one is due now.
         let due = heartbeat.saturating_sub(interval(&self.config) * 2);
-        let (mut sessions, mut subscriptions) = (0, 0);
+        let mut sums = Sums::default();
         self.each(|hub, conn, state| {
-            if state.session.is_open() && state.closing.is_none() {
-                sessions += 1;
-                subscriptions += state.session.subscriptions() as u64;
-            }
+            sums.add(state);
+            hub.tell_sent_bytes(state);
             hub.look(conn, state, heartbeat, due);
         });
         self.forget_asked();
@@ -43,7 +41,7 @@ impl Hub {
             self.place_waiting();
         }
         self.flush_all();
-        self.show_gauges(sessions, subscriptions);
+        self.show_gauges(&sums);
     }
 
     pub(super) fn look(&mut self, conn: &Rc<Conn>, state: &mut ConnState, heartbeat: Duration, due: Duration) {
@@ -103,13 +101,5 @@ impl Hub {
             state.session.bare_commit(&tick, &mut actions);
             self.carry_out(conn, state, actions);
         }
-    }
-
-    /// Adds what has changed since the last sweep of this thread.
-    pub(super) fn show_gauges(&mut self, sessions: u64, subscriptions: u64) {
-        let f = &self.shared.metrics.figures;
-        f.sessions.fetch_add(sessions.wrapping_sub(self.gauges.0), Relaxed);
-        f.subscriptions.fetch_add(subscriptions.wrapping_sub(self.gauges.1), Relaxed);
-        self.gauges = (sessions, subscriptions);
     }
 }

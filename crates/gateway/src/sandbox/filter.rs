@@ -17,6 +17,7 @@ const ANY: &[libc::c_long] = &[
     libc::SYS_accept4,
     libc::SYS_read,
     libc::SYS_readv,
+    libc::SYS_pread64,
     libc::SYS_recvfrom,
     libc::SYS_write,
     libc::SYS_writev,

@@ -277,7 +277,13 @@ impl Feeder {
         let ToFeeder::Open { session, subscriptions, .. } = self.until(|m| matches!(m, ToFeeder::Open { .. })) else {
             unreachable!()
         };
-        self.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+        self.send(&FromFeeder::Opened {
+            session,
+            role: "web".into(),
+            tables: vec![],
+            monitor: false,
+            expires_in_ms: None,
+        });
         (session, subscriptions.into_iter().map(|s| s.id).collect())
     }
 
@@ -299,7 +305,13 @@ impl Feeder {
         let opened = self.until(|m| matches!(m, ToFeeder::Open { .. }));
         let ToFeeder::Open { session, tenant: told, .. } = opened else { unreachable!() };
         assert_eq!(told, tenant);
-        self.send(&FromFeeder::Opened { session, role: "web".into(), tables: vec![] });
+        self.send(&FromFeeder::Opened {
+            session,
+            role: "web".into(),
+            tables: vec![],
+            monitor: false,
+            expires_in_ms: None,
+        });
         session
     }
 

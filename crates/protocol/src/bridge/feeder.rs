@@ -61,7 +61,15 @@ pub enum ToFeeder {
 #[serde(tag = "t", rename_all = "snake_case")]
 pub enum FromFeeder {
     /// The session is let in. The gateway makes `welcome` of it.
-    Opened { session: SessionId, role: String, tables: Vec<TableInfo> },
+    Opened {
+        session: SessionId,
+        role: String,
+        tables: Vec<TableInfo>,
+        /// Whether the role may see the server's figures.
+        monitor: bool,
+        /// How long its token is good for.
+        expires_in_ms: Option<u64>,
+    },
     /// The session is not let in, or not any more: an `error`, then a close with `close`.
     Refused { session: SessionId, close: u16, code: ErrorCode, message: String, hint: Option<String> },
     /// The subscription is registered. From this position on, frames of `shape` concern it.

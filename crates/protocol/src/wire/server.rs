@@ -21,6 +21,9 @@ pub enum ServerMessage {
         server: String,
         heartbeat_ms: u64,
         limits: Limits,
+        /// How long the token is good for, by the server's clock.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_in_ms: Option<u64>,
         /// The registered tables that the role may read.
         #[serde(default)]
         tables: Vec<TableInfo>,

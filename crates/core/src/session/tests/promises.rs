@@ -39,7 +39,14 @@ pub(super) fn open(max: u32) -> Session<Nothing> {
     assert!(matches!(out[..], [Action::Resolve { tenant: None }]));
     session.attach("", &mut out);
     let limits = Limits { max_frame_bytes: 1, max_subscriptions: max, client_queue_bytes: 1 };
-    let welcome = Welcome { session: "u".into(), tenant: "t".into(), server: "s".into(), heartbeat_ms: 1, limits };
+    let welcome = Welcome {
+        session: "u".into(),
+        tenant: "t".into(),
+        server: "s".into(),
+        heartbeat_ms: 1,
+        limits,
+        expires_in_ms: None,
+    };
     session.opened(welcome, "web".into(), vec![], &mut out);
     session
 }
@@ -87,7 +94,14 @@ fn refusals_of_hellos_subscriptions_follow_welcome() {
     assert_eq!(subscriptions.len(), 1);
     out.clear();
     let limits = Limits { max_frame_bytes: 1, max_subscriptions: 1, client_queue_bytes: 1 };
-    let welcome = Welcome { session: "u".into(), tenant: "t".into(), server: "s".into(), heartbeat_ms: 1, limits };
+    let welcome = Welcome {
+        session: "u".into(),
+        tenant: "t".into(),
+        server: "s".into(),
+        heartbeat_ms: 1,
+        limits,
+        expires_in_ms: None,
+    };
     session.opened(welcome, "web".into(), vec![], &mut out);
     let out = texts(&out);
     assert_eq!(out[0]["type"], "welcome");

@@ -62,8 +62,14 @@ impl World {
         match message {
             FromFeeder::Opened(session) if session == current => {
                 let limits = Limits { max_frame_bytes: 1, max_subscriptions: 6, client_queue_bytes: 1 };
-                let welcome =
-                    Welcome { session: "u".into(), tenant: "t".into(), server: "s".into(), heartbeat_ms: 1, limits };
+                let welcome = Welcome {
+                    session: "u".into(),
+                    tenant: "t".into(),
+                    server: "s".into(),
+                    heartbeat_ms: 1,
+                    limits,
+                    expires_in_ms: None,
+                };
                 self.session.opened(welcome, "web".into(), vec![], &mut out);
             }
             FromFeeder::Subscribed(session, id, shape, resumed) if session == current => {
