@@ -104,12 +104,12 @@ function answer(stats) {
 }
 
 /** Without a token that counts there are no figures, and none is asked for again until there is another. */
-function refused({ hint }, wrong) {
+function refused({ error = "the token is not accepted", hint }, wrong) {
   board.main.hidden = true;
   state("refused", "The figures are not shown to you");
   tell("The figures want a token", "From another host they are shown to who has a token whose role is a member of pg_monitor. "
     + "It stays in this page's memory, and is forgotten when you close it.", true);
-  board.wrong.textContent = wrong ? `The token is not accepted.${hint ? ` Hint: ${hint}` : ""}` : "";
+  board.wrong.textContent = wrong ? `${error[0].toUpperCase()}${error.slice(1)}.${hint ? ` Hint: ${hint}.` : ""}` : "";
   if (wrong) board.token.focus();
 }
 
