@@ -10,10 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+/// A table of a database, while clients watch it.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Connections that watch a shape of it, each once per shape.
+    pub watchers: AtomicU64,
+    /// Changes that were put into queues of connections.
+    pub deliveries_total: AtomicU64,
+}
+
 /// A database.
 #[derive(Debug)]
 pub struct Database {
     name: Arc<str>,
+    tables: Mutex<HashMap<Box<str>, Arc<Table>>>,
     pub counts: Counts,
     pub lags: Lags,
     last_commit: Mutex<Option<Instant>>,
@@ -59,6 +69,34 @@ impl Database {
         *self.last_commit.lock() = Some(now);
     }
 
+    /// The figures of a table, to be held for as long as it is watched.
+    pub fn table(&self, name: &str) -> Arc<Table> {
+        let mut tables = self.tables.lock();
+        if let Some(table) = tables.get(name) {
+            return table.clone();
+        }
+        // Whom nobody holds any more nobody watches: so there are never many more than are watched.
+        tables.retain(|_, table| Arc::strong_count(table) > 1);
+        tables.entry(name.into()).or_default().clone()
+    }
+
+    /// Tables that are watched, each as an object with what names the database.
+    fn tables(&self, tenant: &str) -> Vec<Value> {
+        let each = |(name, table): (&Box<str>, &Arc<Table>)| {
+            let watchers = table.watchers.load(Relaxed);
+            (watchers > 0).then(|| {
+                json!({
+                    "tenant": tenant,
+                    "database": *self.name,
+                    "table": name,
+                    "watchers": watchers,
+                    "deliveries_total": table.deliveries_total.load(Relaxed),
+                })
+            })
+        };
+        self.tables.lock().iter().filter_map(each).collect()
+    }
+
     fn since_commit_ms(&self, now: Instant) -> Option<u64> {
         let at = (*self.last_commit.lock())?;
         u64::try_from(now.saturating_duration_since(at).as_millis()).ok()
@@ -77,7 +115,8 @@ impl Databases {
     /// The feeder of a database is attached.
     pub fn attach(&self, name: &Arc<str>) -> Arc<Database> {
         let (counts, lags, last_commit) = (Counts::default(), Lags::default(), Mutex::default());
-        let database = Arc::new(Database { name: name.clone(), counts, lags, last_commit });
+        let tables = Mutex::default();
+        let database = Arc::new(Database { name: name.clone(), tables, counts, lags, last_commit });
         self.attached.lock().push(database.clone());
         database
     }
@@ -126,6 +165,11 @@ impl Databases {
             out
         };
         self.all().into_iter().map(each).collect()
+    }
+
+    /// Their tables that are watched.
+    pub fn tables(&self) -> Value {
+        self.all().into_iter().flat_map(|(database, tenant)| database.tables(&tenant)).collect()
     }
 
     /// Each in Prometheus' text.

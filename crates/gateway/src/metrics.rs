@@ -147,6 +147,7 @@ impl Metrics {
             "memory_bytes": self.memory.as_ref().and_then(Memory::bytes),
             "lag_ms": self.lags.json(now),
             "tenants": self.databases.json(now),
+            "tables": self.databases.tables(),
             "per_second": {
                 "ticks": rates.ticks.round(),
                 "changes": rates.changes.round(),

@@ -140,6 +140,8 @@ fn figures_are_told_of_each_database() {
     for lag in [&landlord["lag_ms"], &found["lag_ms"]] {
         assert!(lag["p99"].as_f64() >= lag["p50"].as_f64() && lag["p50"].as_f64() >= Some(0.0), "{lag}");
     }
+    let table = json!({"tenant": "", "database": "main", "table": "public.t", "watchers": 1, "deliveries_total": 2});
+    assert_eq!(found["tables"], json!([table]));
     let other_database = of(&found, "blue, green");
     assert_eq!((&other_database["ticks_total"], &other_database["lag_ms"]), (&json!(0), &Value::Null));
     assert!(found["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{found}");
@@ -152,6 +154,9 @@ fn figures_are_told_of_each_database() {
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
+    // Those of a table with the last who watches it.
+    drop(client);
+    gateway.wait_for("nobody to watch", |_| stats()["tables"] == json!([]));
     // Figures of a database go with its feeder.
     drop(other);
     gateway.wait_for("the end of the other", |_| stats()["tenants"].as_array().is_some_and(|t| t.len() == 1));

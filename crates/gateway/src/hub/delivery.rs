@@ -1,7 +1,7 @@
 //! The way of a tick: from one frame per shape into the queues of those who watch it, without a copy, and of a
 //! catch-up into those of the sessions that missed it.
 
-use super::{Commits, EARLY, Hub, over, write};
+use super::{Commits, EARLY, Hub, Shape, over, write};
 use crate::connection::{Conn, ConnState};
 use crate::directory::FeederId;
 use crate::event::{CatchUpPart, ChangesPart, CommitPart};
@@ -15,9 +15,12 @@ use std::sync::atomic::Ordering::Relaxed;
 impl Hub {
     pub(super) fn watch(&mut self, conn: &Conn, state: &mut ConnState, shape: ShapeId) {
         let Some(feeder) = state.feeder.and_then(|f| self.feeders.get_mut(&f)) else { return };
-        let members = feeder.shapes.entry(shape).or_default();
-        let place = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        members.push(conn.slot);
+        let table = &self.subscribing;
+        let unwatched = || Shape { members: Vec::new(), table: table.clone() };
+        let entry = feeder.shapes.entry(shape).or_insert_with(unwatched);
+        let place = u32::try_from(entry.members.len()).unwrap_or(u32::MAX);
+        entry.members.push(conn.slot);
+        entry.table.watchers.fetch_add(1, Relaxed);
         state.watching.push((shape, place));
     }
 
@@ -36,13 +39,14 @@ impl Hub {
         let Some(at) = state.watching.iter().position(|(s, _)| *s == shape) else { return };
         let (_, place) = state.watching.swap_remove(at);
         let Some(feeder) = state.feeder.and_then(|f| self.feeders.get_mut(&f)) else { return };
-        let Some(members) = feeder.shapes.get_mut(&shape) else { return };
-        members.swap_remove(place as usize);
-        if members.is_empty() {
+        let Some(entry) = feeder.shapes.get_mut(&shape) else { return };
+        entry.members.swap_remove(place as usize);
+        entry.table.watchers.fetch_sub(1, Relaxed);
+        if entry.members.is_empty() {
             feeder.shapes.remove(&shape);
             return;
         }
-        let Some(moved) = members.get(place as usize).copied() else { return };
+        let Some(moved) = entry.members.get(place as usize).copied() else { return };
         if moved != conn.slot
             && let Some(moved) = &self.conns[moved]
             && let Some(watched) = moved.state.borrow_mut().watching.iter_mut().find(|(s, _)| *s == shape)
@@ -60,13 +64,13 @@ impl Hub {
             let range = start..end;
             start = end;
             let Some(feeder) = self.feeders.get_mut(&id) else { return };
-            let Some(members) = feeder.shapes.get_mut(&frame.shape) else { continue };
+            let Some(shape) = feeder.shapes.get_mut(&frame.shape) else { continue };
             if end > part.body.len() {
                 return;
             }
             let encoded = OutFrame::text(part.body.slice(range), frame.changes);
             // Taken out while it is walked: closing a slow connection takes it out of its shapes.
-            let members = std::mem::take(members);
+            let members = std::mem::take(&mut shape.members);
             let mut overfull = Vec::new();
             let mut delivered = 0;
             for slot in &members {
@@ -101,7 +105,10 @@ impl Hub {
                     }
                 }
             }
-            feeder.shapes.insert(frame.shape, members);
+            if let Some(shape) = feeder.shapes.get_mut(&frame.shape) {
+                shape.members = members;
+                shape.table.deliveries_total.fetch_add(delivered, Relaxed);
+            }
             feeder.figures.counts.deliveries_total.fetch_add(delivered, Relaxed);
             self.counted.deliveries += delivered;
             for conn in overfull {

@@ -97,6 +97,9 @@ impl Hub {
                 s.refuse(close_code(close), code, &message, hint.as_deref(), out);
             }
             SessionEvent::Subscribed { id, shape, table, key, columns, resumed, digest } => {
+                if let Some(feeder) = self.feeders.get(&feeder) {
+                    self.subscribing = feeder.figures.table(&table);
+                }
                 s.subscribed(&id, shape, table, key, columns, resumed, digest, out);
             }
             SessionEvent::Resync { id, reason } => s.resync(&id, reason, out),

@@ -19,7 +19,7 @@ mod tenants;
 
 use crate::connection::{Conn, ConnState, Input, UrlClaims};
 use crate::control::Log;
-use crate::databases::Database;
+use crate::databases::{Database, Table};
 use crate::directory::{Directory, FeederId};
 use crate::event::{IoThreads, ToBridge, ToIo};
 use crate::frame::OutFrame;
@@ -67,11 +67,19 @@ pub struct Shared {
     pub thread: (u64, u64),
 }
 
+/// A shape that connections of this thread watch.
+#[derive(Debug)]
+struct Shape {
+    /// Their slots.
+    members: Vec<usize>,
+    table: Arc<Table>,
+}
+
 /// A feeder, as this thread sees it.
 #[derive(Debug)]
 struct Feeder {
     database: u32,
-    shapes: HashMap<ShapeId, Vec<usize>>,
+    shapes: HashMap<ShapeId, Shape>,
     /// The last tick and the commits that were made of it.
     latest: Option<Commits>,
     tick_open: bool,
@@ -125,6 +133,8 @@ pub struct Hub {
     written: Vec<(FeederId, i64)>,
     /// Questions about tokens, each a session of a feeder.
     questions: HashMap<SessionId, Question>,
+    /// The table of the subscription that is being made: whoever begins to watch a shape does so now.
+    subscribing: Arc<Table>,
     /// Reused by every call.
     actions: Vec<Action<OutFrame>>,
     scratch: Box<[u8]>,
@@ -155,6 +165,7 @@ impl Hub {
             gauges: Gauges::default(),
             written: Vec::new(),
             questions: HashMap::new(),
+            subscribing: Arc::default(),
             actions: Vec::new(),
             scratch: vec![0; 16 * 1024].into(),
             ping: OutFrame::ping(),

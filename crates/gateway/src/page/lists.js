@@ -104,8 +104,8 @@ const tenants = new List(byId("tenants"), [
 ]);
 const tables = new List(byId("tables"), [
   { title: "Table", value: (row) => row.label },
-  { title: "Subscribers", value: (row) => row.subscriptions, write: unknown(whole), number: true },
-  { title: "Changes/s", value: (row) => row.rate, write: unknown(perSecond), number: true },
+  { title: "Watched by", value: (row) => row.watchers, write: unknown(whole), number: true },
+  { title: "Deliveries/s", value: (row) => row.rate, write: unknown(perSecond), number: true },
   { title: "Last minute", line: (row) => row.recent, number: true, spark: true },
 ]);
 
@@ -144,11 +144,11 @@ function drawTenants(past, all) {
   const part = sought.value.trim().toLowerCase();
   const found = part ? all.filter((one) => labelOf(one).toLowerCase().includes(part)) : all;
   tenants.draw(found.map((one) => {
-    const recent = past.recent("tenants", nameOf(one), "deliveries");
+    const recent = past.recent("tenants", nameOf(one));
     return { name: nameOf(one), label: labelOf(one), connections: one.connections, subscriptions: one.subscriptions,
       lag: one.lag_ms?.p99, recent, rate: mean(recent.slice(-CALM_SAMPLES)) };
   }));
-  say("tenants", found, part ? "No tenant of that name." : "No client is connected to any tenant.", all.length);
+  say("tenants", found, part ? "No tenant of that name." : "No tenant’s database is attached.", all.length);
 }
 
 function drawTables(past, all, allTenants) {
@@ -156,11 +156,11 @@ function drawTables(past, all, allTenants) {
   if (!all) return;
   const several = (allTenants || []).length > 1;
   tables.draw(all.map((one) => {
-    const recent = past.recent("tables", nameOf(one), "changes");
-    return { name: nameOf(one), label: one.table.replace(/^public\./, ""), note: several ? labelOf(one) : "", subscriptions: one.subscriptions,
+    const recent = past.recent("tables", nameOf(one));
+    return { name: nameOf(one), label: one.table.replace(/^public\./, ""), note: several ? labelOf(one) : "", watchers: one.watchers,
       recent, rate: mean(recent.slice(-CALM_SAMPLES)) };
   }));
-  say("tables", all, "Nobody subscribes to a table.", all.length);
+  say("tables", all, "Nobody watches a table just now.", all.length);
 }
 
 /** The landlord database is the tenant without a name. */

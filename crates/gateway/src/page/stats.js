@@ -76,7 +76,7 @@ class History {
       const then = new Map((before?.stats[kind] || []).map((one) => [nameOf(one), one]));
       sample.lists[kind] = new Map((stats[kind] || []).map((one) => {
         const old = then.get(nameOf(one));
-        return [nameOf(one), { changes: rate(one.changes_total, old?.changes_total), deliveries: rate(one.deliveries_total, old?.deliveries_total) }];
+        return [nameOf(one), rate(one.deliveries_total, old?.deliveries_total)];
       }));
     }
     this.last = { fine, stats };
@@ -86,11 +86,11 @@ class History {
     return restarted;
   }
 
-  /** The recent rates of one of a list, the oldest first, as far back as they are kept. */
-  recent(kind, name, what) {
+  /** The recent deliveries per second of one of a list, the oldest first, as far back as they are kept. */
+  recent(kind, name) {
     const values = [];
     for (const sample of this.samples.slice(-SPARK)) {
-      const value = sample.lists[kind]?.get(name)?.[what];
+      const value = sample.lists[kind]?.get(name);
       if (typeof value === "number") values.push(value);
     }
     return values;
