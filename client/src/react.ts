@@ -38,19 +38,22 @@ export function useLiveQuery<R, T extends Client = Rte>(query: (rte: T) => Promi
   const given = useContext(Context) as T | null;
   const client = rte ?? given;
   if (!client) throw new Error("useLiveQuery needs an RteProvider above it, or a client");
-  const [result, setResult] = useState<LiveResult<R>>({ data: undefined, error: undefined, loading: true });
+  const [known, setKnown] = useState<LiveResult<R> & { of: T | null }>({ ...NOTHING, of: null });
   useEffect(() => {
-    // The old result stays until there is a new one, so that a list does not flash empty.
-    setResult((before) => (before.loading ? before : { ...before, loading: true }));
+    // The old result stays until there is a new one, so that a list does not flash empty; but not that of another client.
+    setKnown((before) => (before.of === client ? { ...before, loading: true } : { ...NOTHING, of: client }));
     return client.live(
       () => query(client),
-      (data) => setResult({ data, error: undefined, loading: false }),
-      (error) => setResult((before) => ({ ...before, error, loading: false })),
+      (data) => setKnown({ data, error: undefined, loading: false, of: client }),
+      (error) => setKnown((before) => ({ ...before, error, loading: false, of: client })),
     );
     // eslint-disable-next-line react-hooks/exhaustive-deps
   }, [client, ...deps]);
-  return result;
+  const { data, error, loading } = known.of === client ? known : NOTHING;
+  return { data, error, loading };
 }
+
+const NOTHING = { data: undefined, error: undefined, loading: true };
 
 /** How the client stands. */
 export function useStatus(rte?: Client): Status {
