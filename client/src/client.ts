@@ -213,7 +213,8 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
         copied: (table) => this.copied(table),
         dexie: (table) => this.store.db.table(table),
         layout: async (table) => (await this.store.head()).tables[table]?.layout ?? undefined,
-        storedKey: (table, key) => this.storedKey(table, key),
+        storedKey: (table, key) => this.storedKey(table, (columns) => (columns.length > 1 && Array.isArray(key) ? (key as unknown[]) : [key])) ?? key,
+        storedKeyOf: (table, row) => this.storedKey(table, (columns) => columns.map((column) => row[column])),
         typeOf: (table, column) => {
           const layout = this.head.tables[table]?.layout;
           return layout ? typeOf(layout, column) : undefined;
@@ -238,14 +239,13 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
   }
 
   /** What a row is stored under, by the values that its key columns show. */
-  private storedKey(name: string, key: unknown): unknown {
+  private storedKey(name: string, valuesOf: (columns: string[]) => unknown[]): unknown {
     const layout = this.head.tables[name]?.layout;
-    if (!layout) return key;
-    const values = layout.key.length > 1 && Array.isArray(key) ? (key as unknown[]) : [key];
+    if (!layout) return undefined;
+    const values = valuesOf(layout.key);
     const codec = new Codec(layout, this.identity.settings.values);
     const wire = codec.wireKey(Object.fromEntries(layout.key.map((column, i) => [column, values[i]])));
-    const whole = wire.map((value) => (typeof value === "bigint" ? String(value) : value));
-    return codec.storedKey(whole.map((value, i) => (typeOf(layout, layout.key[i]!) === "int8" ? String(value) : value)));
+    return codec.storedKey(wire.map((value, i) => (typeOf(layout, layout.key[i]!) === "int8" ? String(value) : value)));
   }
 
   /** Undefined where there is a copy: a query that awaits nothing else stays visible to Dexie. */

@@ -21,6 +21,8 @@ export interface TableHost {
   dexie(name: string): Table<unknown, unknown>;
   layout(name: string): Promise<Layout | undefined>;
   storedKey(name: string, key: unknown): unknown;
+  /** What a row is stored under; undefined before the first copy. */
+  storedKeyOf(name: string, row: Row): unknown;
   /** Postgres' name of a column's type, where it is known. */
   typeOf(name: string, column: string): string | undefined;
   live<R>(query: () => Promise<R>, callback: (result: R) => void, onError?: (error: unknown) => void): () => void;
@@ -67,6 +69,11 @@ export class LiveTable<T extends object = Row> {
   /** Key and columns as the server has told them; undefined before the first copy. */
   layout(): Promise<Layout | undefined> {
     return this.host.layout(this.name);
+  }
+
+  /** What a row is stored under, as `change` tells keys. */
+  keyOf(row: T): unknown {
+    return this.host.storedKeyOf(this.name, row as Row);
   }
 
   private get dexie(): Table<T, unknown> {

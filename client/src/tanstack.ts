@@ -30,15 +30,15 @@ export function rteCollectionOptions<T extends object = Row>(
     sync: {
       rowUpdateMode: "full",
       sync: (sync) => {
-        const feed = new Feed<T>(sync, getKey, (row) => textOf(key.map((column) => (row as Row)[column])), () => rte.table<T>(name).toArray());
+        const read = async () => {
+          const rows = await rte.table<T>(name).toArray();
+          key = (await rte.table(name).layout())?.key ?? [];
+          return rows;
+        };
+        const feed = new Feed<T>(sync, getKey, (row) => textOf(rte.table<T>(name).keyOf(row)), read);
         // Heard from before the rows are read, so nothing falls between; to hear of a change twice does no harm.
         const stop = rte.on("change", (event) => event.table === name && feed.changed(event));
-        void rte.table<T>(name).toArray()
-          .then(async () => {
-            key = (await rte.table(name).layout())?.key ?? [];
-            await feed.reload();
-          })
-          .catch((error: unknown) => sync.markError(error));
+        feed.reload();
         return () => {
           stop();
           feed.end();
@@ -51,13 +51,13 @@ export function rteCollectionOptions<T extends object = Row>(
 function keyOf(key: string[], row: Row): string | number {
   const values = key.map((column) => row[column]);
   const [first] = values;
-  return values.length === 1 && (typeof first === "string" || typeof first === "number") ? first : textOf(values);
+  if (values.length === 1 && (typeof first === "string" || typeof first === "number")) return first;
+  return JSON.stringify(values, (_, value: unknown) => (typeof value === "bigint" ? String(value) : value));
 }
 
-/** The text of a key, the same whether it was read off a row or stands in a change. */
+/** The text of what a row is stored under. */
 function textOf(key: unknown): string {
-  const values = Array.isArray(key) ? key : [key];
-  return JSON.stringify(values, (_, value: unknown) => (typeof value === "bigint" ? String(value) : value));
+  return JSON.stringify([key]);
 }
 
 /** Writes rows into a collection. What changes while all are read waits for it. */
@@ -84,28 +84,39 @@ class Feed<T extends object> {
 
   changed(event: ChangeEvent): void {
     if (this.waiting) this.waiting.push(event);
-    else if (event.replaced) void this.reload().catch((error: unknown) => this.sync.markError(error));
+    else if (event.replaced) this.reload();
     else this.apply(event);
   }
 
-  /** Replaces all rows. */
-  async reload(): Promise<void> {
+  /** Replaces all rows, once there is a copy to read. */
+  reload(): void {
     const waiting: ChangeEvent[] = [];
     this.waiting = waiting;
-    const rows = await this.read();
-    this.waiting = null;
+    void this.read().then(
+      (rows) => this.replace(rows),
+      (error: unknown) => {
+        // Such as a table that may not be read any more: nothing of it stays.
+        this.replace([], error);
+      },
+    ).finally(() => {
+      this.waiting = null;
+      for (const event of waiting) this.changed(event);
+    });
+  }
+
+  private replace(rows: T[], error?: unknown): void {
     if (this.ended) return;
-    const { begin, write, truncate, commit, markReady } = this.sync;
+    const { begin, write, truncate, commit, markReady, markError } = this.sync;
     begin();
-    truncate();
+    truncate({ markReady: error === undefined });
     this.keys.clear();
     for (const value of rows) {
       write({ type: "insert", value });
       this.keys.set(this.rowText(value), this.getKey(value));
     }
     void commit();
-    markReady();
-    for (const event of waiting) this.changed(event);
+    if (error === undefined) markReady();
+    else markError(error);
   }
 
   private apply(event: ChangeEvent): void {

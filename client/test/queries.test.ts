@@ -23,6 +23,7 @@ async function tasks(): Promise<{ db: Dexie; table: LiveTable<Task> }> {
     dexie: (name) => db.table(name) as Table<unknown, unknown>,
     layout: () => Promise.resolve(undefined),
     typeOf: () => undefined,
+    storedKeyOf: () => undefined,
     storedKey: (_, key) => key,
     live: (query, callback, onError) => queries.add(() => undefined, query, callback, onError),
   };
