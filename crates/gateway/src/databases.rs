@@ -82,19 +82,20 @@ impl Database {
 
     /// Tables that are watched, each as an object with what names the database.
     fn tables(&self, tenant: &str) -> Vec<Value> {
-        let each = |(name, table): (&Box<str>, &Arc<Table>)| {
+        let mut told = Vec::new();
+        for (name, table) in self.tables.lock().iter() {
             let watchers = table.watchers.load(Relaxed);
-            (watchers > 0).then(|| {
-                json!({
+            if watchers > 0 {
+                told.push(json!({
                     "tenant": tenant,
                     "database": *self.name,
                     "table": name,
                     "watchers": watchers,
                     "deliveries_total": table.deliveries_total.load(Relaxed),
-                })
-            })
-        };
-        self.tables.lock().iter().filter_map(each).collect()
+                }));
+            }
+        }
+        told
     }
 
     fn since_commit_ms(&self, now: Instant) -> Option<u64> {
