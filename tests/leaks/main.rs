@@ -3,6 +3,7 @@
 //!
 //! `RTE_SEED` repeats a run's choices (not the interleaving), `RTE_ROUNDS` makes it longer.
 
+mod between;
 mod meddle;
 mod newer;
 mod people;

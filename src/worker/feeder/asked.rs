@@ -6,7 +6,7 @@
 //! the tick's snapshot; where it fails, nothing was changed. Main thread only, in a tick's transaction.
 
 use super::frames::Frames;
-use super::shape::{Kind, Shape};
+use super::shape::{Joining, Kind, Shape};
 use crate::access::read::{self, Keys, NotReadable};
 use crate::access::{drift, reads};
 use crate::attempt::{self, attempt};
@@ -122,19 +122,35 @@ impl Shape {
     /// Asks Postgres for what is uncertain, and appends what clients need to have what it says.
     pub fn settle(&mut self, frames: &mut Frames) -> Result<(), Unsettled> {
         let all = match &self.kind {
-            Kind::Asked(asked) => self.uncertain || asked.is_restless() || self.touched.0.len() > MANY,
+            Kind::Asked(asked) => self.torn || self.uncertain || asked.is_restless() || self.touched.0.len() > MANY,
             Kind::Whole | Kind::Filtered(_) => false,
         };
         let settled = if all { self.settle_all(frames) } else { self.settle_touched(frames) };
         match settled {
             // Asked anew under a newer snapshot, of the same keys and more.
-            Err(Unsettled::Drifted) => self.uncertain |= all,
+            Err(Unsettled::Drifted) => {
+                self.uncertain |= all;
+                self.torn |= !self.joins.is_empty();
+            }
             _ => self.touched.clear(),
         }
         if settled.is_ok() {
-            self.uncertain = false;
+            (self.uncertain, self.torn) = (false, false);
         }
         settled
+    }
+
+    /// Whether somebody joins whose snapshot may have been taken between two of the changes of `transactions` that concern the
+    /// shape: what he holds then is replaced.
+    pub fn notice_joins(&mut self, is_there: impl Fn(&Joining) -> bool, transactions: impl Fn(&Asked) -> usize) {
+        self.joins.retain(is_there);
+        if let Kind::Asked(asked) = &self.kind {
+            self.torn |= !self.joins.is_empty() && (self.uncertain || asked.is_restless() || transactions(asked) > 1);
+        }
+    }
+
+    pub fn is_asked(&self) -> bool {
+        matches!(self.kind, Kind::Asked(_))
     }
 
     /// Compares all that is visible with what clients hold. Rows that both have are as they were, or touched.
@@ -146,7 +162,8 @@ impl Shape {
         let first = before.is_none();
         let held = before.unwrap_or_default();
         let touched = std::mem::take(&mut self.touched);
-        let wanted = |key: &[u8]| !first && (!held.contains(key) || touched.0.contains_key(key));
+        let torn = self.torn && !first;
+        let wanted = |key: &[u8]| !first && (torn || !held.contains(key) || touched.0.contains_key(key));
         let found = self.ask(None, &wanted);
         let (found, reads) = match found {
             Ok(found) => found,
@@ -158,6 +175,9 @@ impl Shape {
                 return Err(why);
             }
         };
+        if torn {
+            frames.truncate(self.id);
+        }
         let mut keys = HashSet::with_capacity(found.len());
         for (key, row) in found {
             if let Some(row) = row {
@@ -165,6 +185,7 @@ impl Shape {
             }
             keys.insert(key.into_boxed_slice());
         }
+        let held = if torn { HashSet::new() } else { held };
         held.iter().filter(|key| !keys.contains(*key)).for_each(|key| frames.remove_at_last(self.id, key));
         if let Kind::Asked(asked) = &mut self.kind {
             asked.keys = Some(keys);

@@ -3,11 +3,11 @@
 //! Invariant: everything of a tick is queued before its `Commit`, and what a marker in it ends or replaces before that
 //! too. Main thread only, in the tick's transaction.
 
-use super::asked::Unsettled;
+use super::asked::{Asked, Unsettled};
 use super::frames::Frames;
 use super::registry::Refusal;
 use super::rows::Rows;
-use super::shape::Kind;
+use super::shape::{Joining, Kind};
 use super::{Feeder, session, tick};
 use crate::access::drift;
 use crate::attempt::{self, attempt};
@@ -248,11 +248,21 @@ impl Feeder {
     fn ask_for_rows(&mut self, changes: &[Change], frames: &mut HashMap<ShapeId, Frames>) {
         let mut unsettled = std::mem::take(&mut self.touched);
         unsettled.extend(std::mem::take(&mut self.unanswered));
-        let asked = self.shapes.asked();
+        let (asked, sessions) = (self.shapes.asked(), &self.sessions);
         if !asked.is_empty() {
             let changed: HashSet<Oid> = changes.iter().map(|c| c.relation).collect();
             for id in asked {
                 let Some(shape) = self.shapes.get(id) else { continue };
+                let shape_table = shape.table;
+                let is_there = |join: &Joining| {
+                    let own = sessions.get(&join.session).and_then(|s| s.subscriptions.get(&join.id));
+                    own.is_some_and(|subscribed| subscribed.shape == id)
+                };
+                let transactions = |asked: &Asked| {
+                    let concerns = |c: &&Change| c.relation == shape_table || asked.reads.contains(&c.relation);
+                    changes.iter().filter(concerns).map(|c| c.xid).collect::<HashSet<_>>().len()
+                };
+                shape.notice_joins(is_there, transactions);
                 if let Kind::Asked(asked) = &mut shape.kind {
                     asked.follow(|table| self.registry.follows(table));
                     shape.uncertain |= asked.reads.iter().any(|table| changed.contains(table));

@@ -89,6 +89,8 @@ impl Feeder {
                 self.read_again(session, &ids, &Refusal { code, message, hint });
             }
             ToFeeder::NeedDatabase { .. } | ToFeeder::ReloadTenants => {}
+            // This tick's snapshot is later, and what it told was made for who joins.
+            ToFeeder::SnapshotTaken { job } => self.shapes.joined(job),
             ToFeeder::NeedTick => self.commit_due = true,
             ToFeeder::NeedWorker { waiting } => self.launch_query_workers(waiting as usize),
         }

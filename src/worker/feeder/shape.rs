@@ -15,7 +15,7 @@ use crate::changelog::Op;
 use crate::compat;
 use crate::encode::{self, ValueEncoder};
 use pgrx::pg_sys::{Datum, Oid};
-use rte_protocol::bridge::ShapeId;
+use rte_protocol::bridge::{JobId, SessionId, ShapeId};
 use rte_protocol::wire::ErrorCode;
 use std::rc::Rc;
 
@@ -35,10 +35,22 @@ pub struct Shape {
     pub identity: Rc<Identity>,
     /// Keys of which the changes of this tick do not tell enough.
     pub touched: Touched,
+    /// Jobs whose snapshots were not taken yet as of the last tick, where Postgres is asked for the rows.
+    pub joins: Vec<Joining>,
+    /// Whether one of those may have been taken between two changes: it may show what was there for a moment, of which nobody
+    /// knows any more.
+    pub torn: bool,
     /// Whether a truncation or a change of memberships makes all of it uncertain.
     pub uncertain: bool,
     /// Subscriptions.
     pub users: usize,
+}
+
+/// A subscription whose snapshot was ordered.
+pub struct Joining {
+    pub job: JobId,
+    pub session: SessionId,
+    pub id: String,
 }
 
 /// How a shape's rows are told from others.
@@ -76,6 +88,8 @@ impl Shape {
             reading,
             identity,
             touched: Touched::default(),
+            joins: Vec::new(),
+            torn: false,
             uncertain: false,
             users: 0,
         }

@@ -7,7 +7,7 @@ use crate::access::identity::Identity;
 use crate::changelog::Op;
 use pgrx::pg_sys::Oid;
 use rte_core::router::Router;
-use rte_protocol::bridge::ShapeId;
+use rte_protocol::bridge::{JobId, ShapeId};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -186,6 +186,15 @@ impl Shapes {
     pub fn bound_to_roles(&self) -> impl Iterator<Item = ShapeId> {
         let bound = |key: &Key| matches!(&key.rows, WhichRows::Predicate(predicate) if predicate.role != 0);
         self.keys.iter().filter(move |(_, key)| bound(key)).map(|(id, _)| *id)
+    }
+
+    /// The snapshot of a job was taken.
+    pub fn joined(&mut self, job: JobId) {
+        for id in &self.asked {
+            if let Some(shape) = self.all.get_mut(id) {
+                shape.joins.retain(|join| join.job != job);
+            }
+        }
     }
 
     /// The shapes that Postgres is asked for.

@@ -7,6 +7,7 @@ use super::Feeder;
 use super::asked::Unsettled;
 use super::registry::Refusal;
 use super::session::unsettled;
+use super::shape::Joining;
 use crate::job::{Job, SnapshotJob};
 use crate::shmem::{self, Kind};
 use rte_protocol::bridge::{FromFeeder, SessionId};
@@ -43,12 +44,19 @@ impl Feeder {
             return;
         }
         self.last_job += 1;
+        let job = self.last_job;
+        for id in &names {
+            let shape = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)).map(|d| d.shape);
+            if let Some(shape) = shape.and_then(|shape| self.shapes.get(shape)).filter(|s| s.is_asked()) {
+                shape.joins.push(Joining { job, session, id: id.clone() });
+            }
+        }
         let Some(s) = self.sessions.get(&session) else { return };
         let identity = (*s.identity).clone();
-        let job = SnapshotJob { job: self.last_job, database: self.database.to_u32(), identity, tables };
-        let Ok(blob) = serde_json::to_vec(&Job::Snapshot(job)) else { return };
+        let work = SnapshotJob { job, database: self.database.to_u32(), identity, tables };
+        let Ok(blob) = serde_json::to_vec(&Job::Snapshot(work)) else { return };
         let signed = rte_core::cursor::sign(&self.key, blob);
-        self.send(&FromFeeder::Job { job: self.last_job, session, ids: names }, &[&signed]);
+        self.send(&FromFeeder::Job { job, session, ids: names }, &[&signed]);
         self.have_a_worker();
     }
 

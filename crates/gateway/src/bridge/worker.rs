@@ -85,8 +85,13 @@ fn handle(
     let (kind, feeder, session, cancelled) = {
         let mut jobs = bridge.jobs.borrow_mut();
         let Some(running) = jobs.running(worker, *job) else { return Ok(()) };
-        if let FromWorker::Rows { rows, .. } = &message {
-            running.rows_sent |= *rows > 0;
+        // From its first row on, or its end, a job is not started anew.
+        let decides = match &message {
+            FromWorker::Rows { rows, .. } => *rows > 0,
+            other => matches!(other, FromWorker::End { .. }),
+        };
+        if decides && !std::mem::replace(&mut running.rows_sent, true) && running.job.kind == Kind::Snapshot {
+            bridge.tell_feeder(running.job.feeder, &ToFeeder::SnapshotTaken { job: *job });
         }
         (running.job.kind, running.job.feeder, running.job.session, running.cancelled)
     };

@@ -257,7 +257,7 @@ impl Feeder {
     pub fn next_of_session(&mut self) -> ToFeeder {
         loop {
             match self.next() {
-                ToFeeder::NeedTick | ToFeeder::NeedWorker { .. } => {}
+                ToFeeder::NeedTick | ToFeeder::SnapshotTaken { .. } | ToFeeder::NeedWorker { .. } => {}
                 message => return message,
             }
         }

@@ -42,6 +42,8 @@ pub enum ToFeeder {
     Close { session: SessionId },
     /// A snapshot was taken or a client waits: make a tick now and send its `Commit` even if empty.
     NeedTick,
+    /// The snapshot of a job was taken before this was sent, and will not be taken again.
+    SnapshotTaken { job: JobId },
     /// The snapshot of these subscriptions could not be read. Each is answered by `Resync`, `Subscribed` and another
     /// `Job` where it is worth another try (the table was redefined meanwhile), else by `Ended`.
     SnapshotFailed { session: SessionId, ids: Vec<String>, code: ErrorCode, message: String, hint: Option<String> },

@@ -310,6 +310,12 @@ impl Copy {
 }
 
 impl Subscription {
+    /// Whether rows of a snapshot have come that do not count yet.
+    #[must_use]
+    pub fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     fn check(&self, change: &Change) -> Result<(), String> {
         match change {
             Change::Insert(row) if row.len() != self.columns.len() => {
