@@ -16,8 +16,7 @@ pub enum Of {
 }
 
 /// Statements of one transaction.
-pub fn change(realm: &Realm, tables: &[Table], dice: &mut Dice) -> (String, Of) {
-    let table = &tables[dice.usize(..tables.len())];
+pub fn change(realm: &Realm, table: &Table, dice: &mut Dice) -> (String, Of) {
     let name = table.name;
     let role = ["member", "manager", "auditor", "web_anon"][dice.usize(..4)];
     let forbidden = name == realm.secret && matches!(role, "auditor" | "web_anon");

@@ -8,6 +8,7 @@ use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use rte_protocol::bridge::frame::MAX_FRAME;
 use rte_protocol::bridge::{FromWorker, JobId};
+use std::cell::Cell;
 
 /// A chunk is sent when it has grown past this.
 pub(super) const CHUNK: usize = 96 * 1024;
@@ -35,6 +36,8 @@ pub(super) struct Receiver<'a> {
     total: Option<u64>,
     /// Whether a chunk was sent: what was decided before the first row is not looked at any more.
     begun: bool,
+    /// Set once rows of the job were sent.
+    sent: &'a Cell<bool>,
     encoders: Vec<ValueEncoder>,
     /// What encoding a row allocates; reset after each.
     row_context: pg_sys::MemoryContext,
@@ -44,7 +47,14 @@ pub(super) struct Receiver<'a> {
 }
 
 impl<'a> Receiver<'a> {
-    pub(super) fn new(link: &'a mut Link, job: JobId, index: u32, table: Oid, total: Option<u64>) -> Self {
+    pub(super) fn new(
+        link: &'a mut Link,
+        job: JobId,
+        index: u32,
+        table: Oid,
+        total: Option<u64>,
+        sent: &'a Cell<bool>,
+    ) -> Self {
         // SAFETY: under the transaction's context, with which it goes.
         let row_context = unsafe {
             pg_sys::AllocSetContextCreateInternal(
@@ -72,6 +82,7 @@ impl<'a> Receiver<'a> {
             table,
             total,
             begun: false,
+            sent,
             encoders: Vec::new(),
             row_context,
             chunk,
@@ -102,6 +113,7 @@ impl<'a> Receiver<'a> {
             return Err(Stop::Drifted);
         }
         self.begun = true;
+        self.sent.set(self.sent.get() || self.rows > 0);
         let total = self.total.take();
         let head = FromWorker::Rows { job: self.job, index: self.index, rows: self.rows, done, total };
         self.link.send(&head, &self.chunk).map_err(Stop::Lost)?;

@@ -11,6 +11,10 @@ use crate::worker::process;
 use crate::{access, snapshot};
 use pgrx::pg_sys;
 use rte_protocol::bridge::{FromWorker, JobId};
+use std::cell::Cell;
+
+/// Snapshots that are taken anew where access changed before a row was sent.
+const AGAIN: usize = 5;
 
 /// Why a job did not come to its end, while its transaction is still open.
 pub(super) enum Interrupted {
@@ -50,7 +54,18 @@ pub(super) fn run(link: &mut Link, job: JobId, work: &SnapshotJob) -> Outcome {
     if let Err(failure) = process::transaction(|_| check_role(work.identity.role())) {
         return Outcome::Failed(failure);
     }
-    match read(link, job, work) {
+    let sent = Cell::new(false);
+    for _ in 0..AGAIN {
+        match read(link, job, work, &sent) {
+            Err(Interrupted::Stopped(Stop::Drifted)) if !sent.get() => abort(),
+            read => return end(read),
+        }
+    }
+    end(read(link, job, work, &sent))
+}
+
+fn end(read: Result<(), Interrupted>) -> Outcome {
+    match read {
         Ok(()) => {
             commit();
             Outcome::Done
@@ -107,7 +122,7 @@ pub(super) fn commit() {
     }
 }
 
-fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupted> {
+fn read(link: &mut Link, job: JobId, work: &SnapshotJob, sent: &Cell<bool>) -> Result<(), Interrupted> {
     begin(&work.tables)?;
     take();
     snapshot::flush_what_is_visible();
@@ -118,7 +133,7 @@ fn read(link: &mut Link, job: JobId, work: &SnapshotJob) -> Result<(), Interrupt
         let prepared = table.prepare_as(&work.identity)?;
         #[allow(clippy::cast_possible_truncation, reason = "a job of 1 MiB has fewer tables")]
         let (index, oid) = (index as u32, pg_sys::Oid::from(table.relation));
-        let mut receiver = Receiver::new(link, job, index, oid, prepared.total);
+        let mut receiver = Receiver::new(link, job, index, oid, prepared.total, sent);
         let run = || {
             // SAFETY: the receiver stays where it is during the call.
             unsafe { prepared.run(&work.identity, receiver.as_dest()) };
