@@ -12,7 +12,7 @@ const TABLES: usize = 6;
 
 /// Keeps what came.
 #[derive(Clone, Default)]
-struct Frames(Arc<Mutex<String>>);
+pub struct Frames(pub Arc<Mutex<String>>);
 
 impl Watch for Frames {
     fn frame(&mut self, text: &str) {

@@ -96,6 +96,19 @@ impl Frames {
         }
     }
 
+    /// A change of a row follows. `held`: whether clients may hold it as it was before. Of a row's first change that counts, whether
+    /// or not it is told: what is found out of later ones may hold within their transaction alone.
+    pub fn net_begin(&mut self, key: &[u8], held: bool) {
+        if let Some(net) = &mut self.net
+            && !net.places.contains_key(key)
+        {
+            let row = net.row(key, held);
+            if row.held {
+                row.now = Now::Uncertain;
+            }
+        }
+    }
+
     /// A row enters, or replaces what was there, by the values of its columns.
     pub fn net_row(&mut self, key: &[u8], values: Vec<Vec<u8>>) {
         if let Some(net) = &mut self.net {

@@ -180,6 +180,9 @@ impl Shape {
         };
         // Who may see a row that is gone may know that it is.
         let was_in = old.is_some_and(|v| v != Verdict::Out);
+        if frames.is_net() {
+            self.begin_net(rows, was_in, frames);
+        }
         match (rows.change.op, new) {
             (Op::Truncate, _) => frames.truncate(self.id),
             (Op::Delete, _) if was_in => self.delete(frames, &self.old_key(rows)),
@@ -207,6 +210,18 @@ impl Shape {
                 }
             },
             _ => {}
+        }
+    }
+
+    fn begin_net(&mut self, rows: &Rows<'_>, was_in: bool, frames: &mut Frames) {
+        let moves = rows.moves(&self.key);
+        if rows.change.op == Op::Delete || moves {
+            let key = self.old_key(rows);
+            frames.net_begin(&self.key_json(&key), was_in);
+        }
+        if matches!(rows.change.op, Op::Insert | Op::Update) {
+            let key = self.new_key(rows);
+            frames.net_begin(&self.key_json(&key), was_in && !moves);
         }
     }
 
