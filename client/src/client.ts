@@ -1,7 +1,7 @@
 // The client of one tab: its live tables, its queries, its part in the election of the tab that connects. Whether this tab or
 // another one leads makes no difference to what it offers. Main thread of a page, or Node.
 
-import type Dexie from "dexie";
+import type { Dexie } from "dexie";
 import { type Definition, type Layout, wireText } from "./copy/layout.ts";
 import { Codec } from "./copy/values.ts";
 import { Emitter } from "./emitter.ts";
@@ -19,7 +19,7 @@ import { openChannel, type Channel, type TabMessage } from "./tabs/channel.ts";
 import { Election } from "./tabs/election.ts";
 import { Lifecycle } from "./tabs/lifecycle.ts";
 
-export interface Events extends Record<string, unknown> {
+export interface Events {
   status: Status;
   change: ChangeEvent;
   error: ErrorInfo;
@@ -32,9 +32,10 @@ export interface Identity {
   store: string;
 }
 
-type Rows = Record<string, object>;
+/** Row types by table name; an interface will do. */
+type Rows<Tables> = { [Name in keyof Tables]: object };
 
-export class Rte<Tables extends Rows = Record<string, Row>> {
+export class Rte<Tables extends Rows<Tables> = Record<string, Row>> {
   /** The live tables by name. */
   readonly tables: { readonly [Name in keyof Tables]: LiveTable<Tables[Name]> };
   private readonly byName: Record<string, LiveTable> = Object.create(null) as Record<string, LiveTable>;
@@ -88,7 +89,7 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
   }
 
   /** Opens the store and takes part in the election. Resolves once the tables can be read. */
-  static async open<Tables extends Rows>(
+  static async open<Tables extends Rows<Tables>>(
     options: ConnectOptions,
     identity: Identity,
     tables: Record<string, Definition>,
@@ -118,7 +119,7 @@ export class Rte<Tables extends Rows = Record<string, Row>> {
   }
 
   /** `status`, `change` (once for each commit and table) or `error`. Returns what ends it. */
-  on<Name extends keyof Events & string>(event: Name, listener: (event: Events[Name]) => void): () => void {
+  on<Name extends keyof Events>(event: Name, listener: (event: Events[Name]) => void): () => void {
     return this.emitter.on(event, listener);
   }
 

@@ -1,6 +1,6 @@
 // Listeners by the name of an event. One that throws hinders nobody: the error is reported as uncaught. Pure.
 
-export class Emitter<Events extends Record<string, unknown>> {
+export class Emitter<Events extends object> {
   private readonly listeners = new Map<keyof Events, Set<(event: never) => void>>();
 
   /** Returns what ends it. */

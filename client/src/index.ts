@@ -14,14 +14,14 @@ const HOUR_MS = 3_600_000;
  *
  * @throws RteError where the server refuses, with its code; `signal`'s reason where that gives up.
  */
-export async function connect<Tables extends Record<keyof Tables, object> = Record<string, Row>>(
+export async function connect<Tables extends { [Name in keyof Tables]: object } = Record<string, Row>>(
   options: ConnectOptions<keyof Tables & string>,
-): Promise<Rte<Tables & Record<string, object>>> {
+): Promise<Rte<Tables>> {
   const asked = Date.now();
   const tables = Object.fromEntries(
     Object.entries(definitions(options.tables)).map(([name, definition]) => [name, { ...definition, asked }]),
   );
-  return Rte.open<Tables & Record<string, object>>(options, await identify(options), tables);
+  return Rte.open<Tables>(options, await identify(options), tables);
 }
 
 /** Where the copy belongs: a store for each server, tenant and user. */

@@ -116,7 +116,7 @@ export class Tab {
     this.browser = browser;
   }
 
-  async connect<T extends Record<keyof T, object> = Record<string, Row>>(options: ConnectOptions): Promise<Rte<T & Record<string, object>>> {
+  async connect<T extends { [Name in keyof T]: object } = Record<string, Row>>(options: ConnectOptions): Promise<Rte<T>> {
     const rte = await current.run(this, () => connect<T>({
       transports: ["websocket"], verifyEvery: 0, user: "somebody", ...options, runtime: { ...this.runtime(), ...options.runtime },
     } as ConnectOptions<keyof T & string>));
