@@ -64,10 +64,12 @@ impl Universe {
 
     fn move_somebody(&mut self, here: usize, there: usize) {
         let people = &mut self.worlds[here].people;
-        if people.len() < 3 {
+        let place = self.dice.usize(..people.len());
+        // Who came since the last barrier may have the cursor of where he came from still, and go back with it.
+        if people.len() < 3 || people[place].is_strange {
             return;
         }
-        let mut person = people.swap_remove(self.dice.usize(..people.len()));
+        let mut person = people.swap_remove(place);
         let world = &mut self.worlds[there];
         let actor = self.dice.usize(..world.actors.len());
         person.move_to(world.realm, actor, &world.actors, &world.entitled, world.state);
