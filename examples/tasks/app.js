@@ -132,7 +132,11 @@ function show() {
 async function follow() {
   const { tenant, user } = place();
   const same = visit && visit.session.tenant === tenant && visit.session.user === user;
-  if (same) { show(); return; }
+  if (same) {
+    visit.status.tell("");
+    show();
+    return;
+  }
   await leave(false);
   if (!known?.companies.some((company) => company.tenant === tenant && company.people.some(({ id }) => id === user))) { welcome(); return; }
   byId("welcome").hidden = true;

@@ -34,6 +34,8 @@ export class Status {
   }
 
   show(status) {
+    // What went wrong on the way is over once it goes well.
+    if (status.state === "live" && this.status.state !== "live") this.told = "";
     this.status = status;
     this.draw();
   }
