@@ -8,37 +8,28 @@ import { badge, byId, h, write } from "./dom.js";
 import { Found } from "./search.js";
 import { Status } from "./status.js";
 import { Panel } from "./task.js";
+import { title, welcome } from "./welcome.js";
 
 const known = await companies().catch(() => null);
-/** The visit under way: {session, status, rte, board, panel, found, users, boards, stops}; from `rte` on, once it is connected. */
+/** The visit under way: {session, status, users, boards, stops}, and once it is connected {rte, board, panel, found}. */
 let visit = null;
 
 function place() {
-  const [tenant = "", user = "", board = "", task = ""] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [tenant = "", user = "", board = "", task = ""] = location.hash
+    .replace(/^#\/?/, "")
+    .split("/")
+    .map(decodeURIComponent);
   return { tenant, user, board: Number(board) || null, task: Number(task) || null };
 }
 
 /** The address of a board or task of this visit. */
 function at(board, task) {
   const { tenant, user } = visit.session;
-  return `#/${[tenant, user, board, task].filter((part) => part !== null && part !== undefined).map(encodeURIComponent).join("/")}`;
+  return `#/${[tenant, user, board, task]
+    .filter((part) => part !== null && part !== undefined)
+    .map(encodeURIComponent)
+    .join("/")}`;
 }
-
-function welcome() {
-  byId("app").hidden = true;
-  byId("welcome").hidden = false;
-  document.title = "Tasks";
-  if (!known) {
-    byId("companies").replaceChildren(h("p", { className: "nothing" }, "The example's backend does not answer. Is it running?"));
-    return;
-  }
-  byId("companies").replaceChildren(...known.companies.map(({ tenant, people }) => h("section", {},
-    h("h2", {}, title(tenant)),
-    h("ul", {}, ...people.map((person) => h("li", {}, h("a", { href: `#/${tenant}/${person.id}` },
-      badge(person), h("span", {}, h("b", {}, person.name), h("small", {}, person.teams.includes("leads") ? "Sees all boards" : "Does not see the leads’ board")))))))));
-}
-
-const title = (tenant) => tenant[0].toUpperCase() + tenant.slice(1);
 
 async function enter(tenant, user, signal) {
   const session = new Session(tenant, user);
@@ -62,35 +53,65 @@ async function enter(tenant, user, signal) {
     },
   });
   visit.rte = rte;
-  visit.panel = new Panel(rte, session, { users: visit.users, close: () => { location.hash = at(place().board); } });
-  visit.board = new Board(rte, session, { users: visit.users, open: (task) => { location.hash = at(place().board, task); } });
-  visit.found = new Found(rte, { users: visit.users, boards: () => visit.boards, open: (board, task) => { location.hash = at(board, task); } });
-  visit.stops.push(
-    rte.tables.users.live((users) => users.toArray(), (rows) => {
-      visit.users.clear();
-      for (const row of rows) visit.users.set(row.id, row);
-      byId("me").replaceChildren(badge(visit.users.get(user)));
-      byId("me").setAttribute("aria-label", `${visit.users.get(user)?.name ?? user}: log in as somebody else`);
+  const { users } = visit;
+  const go = (board, task) => {
+    location.hash = at(board, task);
+  };
+  visit.panel = new Panel(rte, session, { users, close: () => go(place().board) });
+  visit.board = new Board(rte, session, { users, open: (task) => go(place().board, task) });
+  visit.found = new Found(rte, { users, boards: () => visit.boards, open: go });
+  visit.stops.push(watchUsers(rte), watchBoards(rte), watchCounts(rte));
+}
+
+function watchUsers({ tables }) {
+  return tables.users.live(
+    (users) => users.toArray(),
+    (rows) => {
+      const { users, session } = visit;
+      users.clear();
+      for (const row of rows) users.set(row.id, row);
+      const me = users.get(session.user);
+      byId("me").replaceChildren(badge(me));
+      byId("me").setAttribute("aria-label", `${me?.name ?? session.user}: log in as somebody else`);
       visit.board.draw();
       visit.panel.draw();
-    }),
-    rte.live(async () => {
-      const boards = await rte.tables.boards.toArray();
-      const counts = await Promise.all(boards.map((board) => rte.tables.tasks.where({ board_id: board.id }).count()));
-      return boards.map((board, i) => ({ ...board, count: counts[i] }));
-    }, (boards) => {
-      visit.boards = boards.sort((a, b) => a.archived - b.archived || a.id - b.id);
-      show();
-    }),
-    rte.live(() => Promise.all([rte.tables.users.count(), rte.tables.boards.count(), rte.tables.tasks.count(),
-      rte.tables.tasks.where({ state: "done" }).count(), rte.tables.comments.count()]),
-      ([users, boards, tasks, done, comments]) => {
-        status.count({ users, boards, tasks, comments });
-        const n = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
-        write(byId("counts"), `${n(tasks, "task")} (${done.toLocaleString("en")} done) and ${n(comments, "comment")} in this browser`);
-      }),
+    },
   );
 }
+
+/** Boards with the number of their tasks: a query over two tables that sees one commit of both. */
+function watchBoards(rte) {
+  const { boards, tasks } = rte.tables;
+  return rte.live(
+    () =>
+      rte.read(["boards", "tasks"], async () => {
+        const rows = await boards.toArray();
+        const counts = await Promise.all(rows.map(({ id }) => tasks.where({ board_id: id }).count()));
+        return rows.map((board, i) => ({ ...board, count: counts[i] }));
+      }),
+    (rows) => {
+      visit.boards = rows.sort((a, b) => a.archived - b.archived || a.id - b.id);
+      show();
+    },
+  );
+}
+
+function watchCounts(rte) {
+  const { users, boards, tasks, comments } = rte.tables;
+  const queries = [users, boards, tasks, comments, tasks.where({ state: "done" })];
+  return rte.live(
+    () => Promise.all(queries.map((query) => query.count())),
+    ([people, places, all, talk, done]) => {
+      visit.status.count({ users: people, boards: places, tasks: all, comments: talk });
+      write(
+        byId("counts"),
+        `${number(all, "task")} (${done.toLocaleString("en")} done) and ${number(talk, "comment")} in this browser`,
+      );
+    },
+  );
+}
+
+const number = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
 
 /** Ends the visit. Of its copy nothing remains where that is wanted. */
 async function leave(forget) {
@@ -109,12 +130,19 @@ function show() {
   if (!visit?.rte) return;
   const { board, task } = place();
   const shown = visit.boards.find(({ id }) => id === board);
-  byId("boards").replaceChildren(...visit.boards.map(({ id, title: name, team, count }) => {
-    const link = h("a", { href: at(id) }, name, team === "leads" ? h("span", { className: "lock", title: "Leads only" }, "leads") : null,
-      h("span", { className: "count" }, count.toLocaleString("en")));
-    if (id === board) link.setAttribute("aria-current", "page");
-    return link;
-  }));
+  byId("boards").replaceChildren(
+    ...visit.boards.map(({ id, title: name, team, count }) => {
+      const link = h(
+        "a",
+        { href: at(id) },
+        name,
+        team === "leads" ? h("span", { className: "lock", title: "Leads only" }, "leads") : null,
+        h("span", { className: "count" }, count.toLocaleString("en")),
+      );
+      if (id === board) link.setAttribute("aria-current", "page");
+      return link;
+    }),
+  );
   if (!shown && visit.boards.length) {
     // None is named yet, or it was taken out of this person's sight.
     visit.status.tell(board ? "That board is not yours to see any more." : "");
@@ -138,7 +166,10 @@ async function follow() {
     return;
   }
   await leave(false);
-  if (!known?.companies.some((company) => company.tenant === tenant && company.people.some(({ id }) => id === user))) { welcome(); return; }
+  if (!known?.companies.some((company) => company.tenant === tenant && company.people.some(({ id }) => id === user))) {
+    welcome(known);
+    return;
+  }
   byId("welcome").hidden = true;
   byId("app").hidden = false;
   write(byId("company"), title(tenant));
@@ -154,12 +185,18 @@ let turn = Promise.resolve();
 function next() {
   const { tenant, user } = place();
   if (visit && (visit.session.tenant !== tenant || visit.session.user !== user)) entering?.abort();
-  turn = turn.then(follow).catch((error) => { if (error.name !== "AbortError") visit?.status.tell(`This did not work: ${error.message}`); });
+  turn = turn.then(follow).catch((error) => {
+    if (error.name !== "AbortError") visit?.status.tell(`This did not work: ${error.message}`);
+  });
 }
 
 addEventListener("hashchange", next);
-addEventListener("offline", () => { visit?.status.draw(); });
-addEventListener("online", () => { visit?.status.draw(); });
+addEventListener("offline", () => {
+  visit?.status.draw();
+});
+addEventListener("online", () => {
+  visit?.status.draw();
+});
 next();
 turn.then(keep).catch(() => {});
 
@@ -168,6 +205,9 @@ async function keep() {
   if (!navigator.serviceWorker) return;
   await navigator.serviceWorker.register("/sw.js");
   const { active } = await navigator.serviceWorker.ready;
-  const files = performance.getEntriesByType("resource").map(({ name }) => name).filter((name) => /\.(js|css|svg)$/.test(name));
+  const files = performance
+    .getEntriesByType("resource")
+    .map(({ name }) => name)
+    .filter((name) => /\.(js|css|svg)$/.test(name));
   active.postMessage(["/", "/api/companies", ...new Set(files)]);
 }

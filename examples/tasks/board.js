@@ -12,9 +12,9 @@ export class Board {
   constructor(rte, session, { users, open }) {
     Object.assign(this, { rte, session, users, open });
     this.board = null;
-    this.rows = null;         // tasks, null until they are read
-    this.counts = new Map();  // task → comments
-    this.cards = new Map();   // task → card
+    this.rows = null; // tasks, null until they are read
+    this.counts = new Map(); // task → comments
+    this.cards = new Map(); // task → card
     this.lists = {};
     this.pages = {};
     this.stops = [];
@@ -27,7 +27,10 @@ export class Board {
   }
 
   show(board) {
-    if (this.board?.id === board.id) { this.board = board; return; }
+    if (this.board?.id === board.id) {
+      this.board = board;
+      return;
+    }
     this.close();
     this.board = board;
     this.rows = null;
@@ -36,38 +39,69 @@ export class Board {
     byId("columns").replaceChildren(...ORDER.map((state) => this.column(state)));
     this.draw();
     this.stops.push(
-      this.rte.tables.tasks.live((tasks) => tasks.where({ board_id: board.id }).toArray(), (rows) => { this.rows = rows; this.draw(); }),
-      this.rte.tables.comments.live((comments) => comments.toArray(), (rows) => {
-        this.counts = new Map();
-        for (const { task_id: task } of rows) this.counts.set(task, (this.counts.get(task) ?? 0) + 1);
-        this.draw();
-      }),
+      this.rte.tables.tasks.live(
+        (tasks) => tasks.where({ board_id: board.id }).toArray(),
+        (rows) => {
+          this.rows = rows;
+          this.draw();
+        },
+      ),
+      this.rte.tables.comments.live(
+        (comments) => comments.toArray(),
+        (rows) => {
+          this.counts = new Map();
+          for (const { task_id: task } of rows) this.counts.set(task, (this.counts.get(task) ?? 0) + 1);
+          this.draw();
+        },
+      ),
     );
   }
 
   column(state) {
     const list = h("ul", { className: "cards", data: { state } });
-    const input = h("input", { placeholder: "Add a task", maxLength: 200, required: true, aria: { label: `Add a task to ${STATES[state]}` } });
+    const input = h("input", {
+      placeholder: "Add a task",
+      maxLength: 200,
+      required: true,
+      aria: { label: `Add a task to ${STATES[state]}` },
+    });
     const form = h("form", {}, input);
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       const title = input.value.trim();
-      if (title && (await this.session.act("add_task", { board: this.board.id, title, state, assignee: this.session.user }))) input.value = "";
+      if (
+        title &&
+        (await this.session.act("add_task", { board: this.board.id, title, state, assignee: this.session.user }))
+      )
+        input.value = "";
     });
     const more = h("button", { type: "button", className: "more", hidden: true });
-    more.addEventListener("click", () => { this.pages[state] += PAGE; this.draw(); });
-    const section = h("section", { className: "column", data: { state }, aria: { label: STATES[state] } },
-      h("h2", {}, STATES[state], h("span", { className: "count" })), form, list, more);
+    more.addEventListener("click", () => {
+      this.pages[state] += PAGE;
+      this.draw();
+    });
+    const section = h(
+      "section",
+      { className: "column", data: { state }, aria: { label: STATES[state] } },
+      h("h2", {}, STATES[state], h("span", { className: "count" })),
+      form,
+      list,
+      more,
+    );
     section.addEventListener("dragover", (event) => {
       if (!event.dataTransfer.types.includes("text/task")) return;
       event.preventDefault();
       section.classList.add("over");
     });
-    section.addEventListener("dragleave", (event) => { if (!section.contains(event.relatedTarget)) section.classList.remove("over"); });
+    section.addEventListener("dragleave", (event) => {
+      if (!section.contains(event.relatedTarget)) section.classList.remove("over");
+    });
     section.addEventListener("drop", (event) => {
       event.preventDefault();
       section.classList.remove("over");
-      const below = [...list.children].find((card) => event.clientY < card.getBoundingClientRect().top + card.offsetHeight / 2);
+      const below = [...list.children].find(
+        (card) => event.clientY < card.getBoundingClientRect().top + card.offsetHeight / 2,
+      );
       this.move(Number(event.dataTransfer.getData("text/task")), state, below ? Number(below.dataset.task) : null);
     });
     this.lists[state] = { list, more, section, count: section.querySelector(".count") };
@@ -88,30 +122,45 @@ export class Board {
     const active = document.activeElement;
     const shown = new Set();
     for (const state of ORDER) {
-      const rows = this.rows.filter((row) => row.state === state).sort((a, b) => a.position - b.position || a.id - b.id);
+      const rows = this.rows
+        .filter((row) => row.state === state)
+        .sort((a, b) => a.position - b.position || a.id - b.id);
       const { list, more, count, section } = this.lists[state];
       count.textContent = rows.length.toLocaleString("en");
       section.classList.toggle("empty", rows.length === 0);
-      const cards = rows.slice(0, this.pages[state]).map((row) => { shown.add(row.id); return this.card(row, first); });
+      const cards = rows.slice(0, this.pages[state]).map((row) => {
+        shown.add(row.id);
+        return this.card(row, first);
+      });
       // Only what is out of place is moved: a node that is taken out and put back loses its focus, which it gets back below.
-      cards.forEach((card, i) => { if (list.children[i] !== card) list.insertBefore(card, list.children[i] ?? null); });
+      cards.forEach((card, i) => {
+        if (list.children[i] !== card) list.insertBefore(card, list.children[i] ?? null);
+      });
       more.hidden = rows.length <= this.pages[state];
       more.textContent = `${(rows.length - this.pages[state]).toLocaleString("en")} more`;
     }
-    for (const [id, card] of this.cards) if (!shown.has(id)) { card.remove(); this.cards.delete(id); }
+    for (const [id, card] of this.cards)
+      if (!shown.has(id)) {
+        card.remove();
+        this.cards.delete(id);
+      }
     if (active !== document.activeElement && active.isConnected) active.focus();
     if (places) this.glide(places);
   }
 
-  places() { return new Map([...this.cards].map(([id, card]) => [id, card.getBoundingClientRect()])); }
+  places() {
+    return new Map([...this.cards].map(([id, card]) => [id, card.getBoundingClientRect()]));
+  }
 
   /** Lets cards that have moved come from where they were. */
   glide(places) {
     for (const [id, card] of this.cards) {
       const [from, to] = [places.get(id), card.getBoundingClientRect()];
       if (!from || (from.left === to.left && from.top === to.top)) continue;
-      card.animate([{ transform: `translate(${from.left - to.left}px, ${from.top - to.top}px)` }, { transform: "none" }],
-        { duration: 260, easing: "cubic-bezier(.2,.7,.2,1)" });
+      card.animate(
+        [{ transform: `translate(${from.left - to.left}px, ${from.top - to.top}px)` }, { transform: "none" }],
+        { duration: 260, easing: "cubic-bezier(.2,.7,.2,1)" },
+      );
     }
   }
 
@@ -132,8 +181,13 @@ export class Board {
     tick.checked = row.state === "done";
     tick.setAttribute("aria-label", `Done: ${row.title}`);
     open.textContent = row.title;
-    foot.replaceChildren(h("span", { className: "number" }, `#${row.id}`),
-      ...(talk ? [h("span", { className: "talk", aria: { label: `${talk} comment${talk === 1 ? "" : "s"}` } }, String(talk))] : []), badge(assignee));
+    foot.replaceChildren(
+      h("span", { className: "number" }, `#${row.id}`),
+      ...(talk
+        ? [h("span", { className: "talk", aria: { label: `${talk} comment${talk === 1 ? "" : "s"}` } }, String(talk))]
+        : []),
+      badge(assignee),
+    );
     if (changed && row.changed_by !== this.session.user) this.flash(card, this.users.get(row.changed_by));
     return card;
   }
@@ -155,16 +209,30 @@ export class Board {
       if (!(await this.session.act("tick_task", { task: id, done: wanted }))) tick.checked = !wanted;
     });
     const open = h("button", { type: "button", className: "open" });
-    open.addEventListener("click", () => { this.open(id); });
-    const card = h("li", { className: "card", draggable: true, data: { task: id } }, tick, open, h("p", { className: "foot" }));
+    open.addEventListener("click", () => {
+      this.open(id);
+    });
+    const card = h(
+      "li",
+      { className: "card", draggable: true, data: { task: id } },
+      tick,
+      open,
+      h("p", { className: "foot" }),
+    );
     card.addEventListener("dragstart", (event) => {
       event.dataTransfer.setData("text/task", String(id));
       event.dataTransfer.effectAllowed = "move";
       card.classList.add("dragged");
     });
-    card.addEventListener("dragend", () => { card.classList.remove("dragged"); });
-    card.addEventListener("animationend", (event) => { if (event.animationName === "changed") card.classList.remove("changed"); });
-    card.addEventListener("keydown", (event) => { if (event.altKey && this.byKey(event.key, card)) event.preventDefault(); });
+    card.addEventListener("dragend", () => {
+      card.classList.remove("dragged");
+    });
+    card.addEventListener("animationend", (event) => {
+      if (event.animationName === "changed") card.classList.remove("changed");
+    });
+    card.addEventListener("keydown", (event) => {
+      if (event.altKey && this.byKey(event.key, card)) event.preventDefault();
+    });
     return card;
   }
 
@@ -174,7 +242,8 @@ export class Board {
     const column = ORDER.indexOf(row.state);
     const beside = [...card.parentElement.children];
     const at = beside.indexOf(card);
-    let state = row.state, before;
+    let state = row.state,
+      before;
     if (key === "ArrowLeft" || key === "ArrowRight") {
       state = ORDER[column + (key === "ArrowLeft" ? -1 : 1)];
       before = state && this.lists[state].list.firstElementChild;
@@ -183,7 +252,11 @@ export class Board {
     else return false;
     if (!state) return false;
     this.move(row.id, state, before ? Number(before.dataset.task) : null);
-    speak(state === row.state ? `${row.title}: moved ${key === "ArrowUp" ? "up" : "down"}` : `${row.title}: to ${STATES[state]}`);
+    speak(
+      state === row.state
+        ? `${row.title}: moved ${key === "ArrowUp" ? "up" : "down"}`
+        : `${row.title}: to ${STATES[state]}`,
+    );
     return true;
   }
 }

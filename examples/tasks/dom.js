@@ -20,13 +20,23 @@ export function write(target, text) {
 /** A round badge with somebody's initials. */
 export function badge(user) {
   if (!user) return h("span", { className: "badge nobody", title: "Nobody" });
-  const made = h("span", { className: "badge", title: user.name }, user.name.split(" ").map((part) => part[0]).join("").slice(0, 2));
+  const made = h(
+    "span",
+    { className: "badge", title: user.name },
+    user.name
+      .split(" ")
+      .map((part) => part[0])
+      .join("")
+      .slice(0, 2),
+  );
   made.style.setProperty("--hue", user.hue);
   return made;
 }
 
 /** For screen readers only. */
-export function speak(text) { byId("spoken").textContent = text; }
+export function speak(text) {
+  byId("spoken").textContent = text;
+}
 
 let gone = 0;
 
@@ -36,11 +46,20 @@ export function toast(text) {
   target.textContent = text;
   target.classList.add("shown");
   clearTimeout(gone);
-  gone = setTimeout(() => { target.classList.remove("shown"); }, 6000);
+  gone = setTimeout(() => {
+    target.classList.remove("shown");
+  }, 6000);
 }
 
 export function ago(time) {
   const seconds = Math.max(0, (Date.now() - Date.parse(time)) / 1000);
-  const [value, unit] = seconds < 60 ? [0, "second"] : seconds < 3600 ? [seconds / 60, "minute"] : seconds < 86400 ? [seconds / 3600, "hour"] : [seconds / 86400, "day"];
+  const [value, unit] =
+    seconds < 60
+      ? [0, "second"]
+      : seconds < 3600
+        ? [seconds / 60, "minute"]
+        : seconds < 86400
+          ? [seconds / 3600, "hour"]
+          : [seconds / 86400, "day"];
   return new Intl.RelativeTimeFormat("en", { numeric: "auto" }).format(-Math.floor(value), unit);
 }

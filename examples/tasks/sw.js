@@ -3,9 +3,15 @@
 
 const CACHE = "tasks";
 
-self.addEventListener("install", () => { self.skipWaiting(); });
-self.addEventListener("activate", (event) => { event.waitUntil(self.clients.claim()); });
-self.addEventListener("message", (event) => { event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(event.data))); });
+self.addEventListener("install", () => {
+  self.skipWaiting();
+});
+self.addEventListener("activate", (event) => {
+  event.waitUntil(self.clients.claim());
+});
+self.addEventListener("message", (event) => {
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(event.data)));
+});
 self.addEventListener("fetch", (event) => {
   const { request } = event;
   const { origin, pathname } = new URL(request.url);
