@@ -98,8 +98,8 @@ const tenants = new List(byId("tenants"), [
   { title: "Tenant", value: (row) => row.label },
   { title: "Clients", value: (row) => row.connections, write: unknown(whole), number: true },
   { title: "Subscriptions", value: (row) => row.subscriptions, write: unknown(whole), number: true, wide: true },
-  { title: "Deliveries/s", value: (row) => row.rate, write: unknown(perSecond), number: true },
   { title: "Lag p99", value: (row) => row.lag, write: unknown(milliseconds), number: true, wide: true },
+  { title: "Deliveries/s", value: (row) => row.rate, write: unknown(perSecond), number: true },
   { title: "Last minute", line: (row) => row.recent, number: true, spark: true },
 ]);
 const tables = new List(byId("tables"), [
