@@ -214,7 +214,10 @@ export class Rte<Tables extends Rows<Tables> = Record<string, Row>> {
         copied: (table) => this.copied(table),
         dexie: (table) => this.store.db.table(table),
         layout: async (table) => (await this.store.head()).tables[table]?.layout ?? undefined,
-        storedKey: (table, key) => this.storedKey(table, (columns) => (columns.length > 1 && Array.isArray(key) ? (key as unknown[]) : [key])) ?? key,
+        storedKey: (table, key) => {
+          const values = (columns: string[]) => (columns.length > 1 && Array.isArray(key) ? (key as unknown[]) : [key]);
+          return this.storedKey(table, values) ?? key;
+        },
         storedKeyOf: (table, row) => this.storedKey(table, (columns) => columns.map((column) => row[column])),
         typeOf: (table, column) => {
           const layout = this.head.tables[table]?.layout;
@@ -362,7 +365,8 @@ export class Rte<Tables extends Rows<Tables> = Record<string, Row>> {
     const { election } = this;
     const full = why instanceof StorageFull;
     if (full || why instanceof StorageGone) {
-      this.failed({ code: full ? "STORAGE_FULL" : "STORAGE_GONE", message: String((why as Error).message), hint: full ? "the copy goes on in memory" : "it is fetched anew" }, !full);
+      const code = full ? "STORAGE_FULL" : "STORAGE_GONE";
+      this.failed({ code, message: why.message, hint: full ? "the copy goes on in memory" : "it is fetched anew" }, !full);
       await this.replaceStore(full ? "memory" : undefined);
     } else if (!(why instanceof Deposed)) {
       // Whatever it is, it would come again.
@@ -456,14 +460,18 @@ export class Rte<Tables extends Rows<Tables> = Record<string, Row>> {
       fresh ||= state === "live" && (!this.copies.has(name) || before[name]?.state !== "live");
     }
     if (!fresh) this.show(status);
-    else void this.filled().catch((error: unknown) => this.report(error)).finally(() => !this.closed && this.show(this.told));
+    else {
+      void this.filled()
+        .catch((error: unknown) => this.report(error))
+        .finally(() => !this.closed && this.show(this.told));
+    }
     if (gone) this.queries.restart();
   }
 
   /** Looks which tables have a copy now. */
   private async filled(): Promise<void> {
     await this.refresh();
-    const names = Object.entries(this.told.tables).filter(([name, { state }]) => state === "live" && this.wanted.has(name)).map(([name]) => name);
+    const names = Object.keys(this.told.tables).filter((name) => this.told.tables[name]?.state === "live" && this.wanted.has(name));
     if (names.some((name) => !this.store.db.tables.some((table) => table.name === name))) await this.store.reopen();
     let again = false;
     for (const name of names) {

@@ -489,7 +489,8 @@ function fresh(definition: Definition, filled: boolean): Live {
 
 function without(commit: Commit, name: string): Commit {
   const other = (one: string) => one !== name;
-  return { ...commit, tables: commit.tables.filter((table) => other(table.name)), ready: commit.ready.filter(other), verify: commit.verify.filter(other) };
+  const { tables, ready, verify } = commit;
+  return { ...commit, tables: tables.filter((table) => other(table.name)), ready: ready.filter(other), verify: verify.filter(other) };
 }
 
 /** Of two definitions the one that was asked for later counts; those that change nothing are left out, but once a day. */

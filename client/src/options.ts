@@ -93,7 +93,8 @@ export function definitionOf(name: string, options: TableOptions): Definition {
   const { table = name, columns, where, params, indexes } = options;
   const odd = (indexes ?? []).flat().find((column) => !isIdentifier(column));
   if (odd !== undefined || indexes?.some((index) => index.length === 0)) {
-    throw new RteError({ code: "BAD_INDEX", message: `"${name}" cannot be indexed by "${odd ?? ""}"`, hint: "an index is a column, or an array of columns, with names like identifiers", table: name });
+    const hint = "an index is a column, or an array of columns, with names like identifiers";
+    throw new RteError({ code: "BAD_INDEX", message: `"${name}" cannot be indexed by "${odd ?? ""}"`, hint, table: name });
   }
   return {
     table,

@@ -181,7 +181,8 @@ function same(a: unknown, b: unknown): boolean {
   if (a instanceof Date || b instanceof Date) return a instanceof Date && b instanceof Date && a.getTime() === b.getTime();
   if (Array.isArray(a) !== Array.isArray(b)) return false;
   const names = Object.keys(a);
-  return names.length === Object.keys(b).length && names.every((name) => Object.hasOwn(b, name) && same((a as Row)[name], (b as Row)[name]));
+  const sameIn = (name: string) => Object.hasOwn(b, name) && same((a as Row)[name], (b as Row)[name]);
+  return names.length === Object.keys(b).length && names.every(sameIn);
 }
 
 type Compare = (a: unknown, b: unknown) => number;
