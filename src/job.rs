@@ -34,6 +34,19 @@ pub struct SnapshotJob {
     pub identity: Identity,
     /// In the order of the subscriptions of the bridge's `Job`.
     pub tables: Vec<Reading>,
+    /// What the client has of the only table: of its rows those are sent whose parts differ.
+    pub have: Option<OldCopy>,
+}
+
+/// An old copy of a client's, hashed by parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldCopy {
+    /// Places, among the reading's columns, of those that are hashed.
+    pub hashed: Vec<u16>,
+    /// Places of the key's columns, in the key's order.
+    pub key: Vec<u16>,
+    /// One for each part.
+    pub hashes: Vec<u64>,
 }
 
 /// The rows of a session's subscription to be hashed, under a snapshot that a tick adopts.

@@ -7,12 +7,13 @@
 
 import { Connection, type Status as ConnectionStatus } from "./connection/driver.ts";
 import { Assembler, type Commit } from "./copy/assembler.ts";
-import { type Definition, wireText } from "./copy/layout.ts";
+import { type Definition, sameRows, wireText } from "./copy/layout.ts";
 import { valuesText } from "./copy/values.ts";
 import { RteError, type ErrorInfo } from "./errors.ts";
 import { Integrity, type VerifyReport } from "./integrity.ts";
+import { type Old, OldCopies } from "./old.ts";
 import type { Settings } from "./options.ts";
-import type { Down, ErrorMessage } from "./protocol/down.ts";
+import type { Down, ErrorMessage, Subscribed, Welcome } from "./protocol/down.ts";
 import type { Subscription } from "./protocol/up.ts";
 import type { ChangeEvent, Status, TableStatus } from "./status.ts";
 import { Deposed, StorageFull, StorageGone } from "./store/errors.ts";
@@ -37,6 +38,14 @@ interface Live {
   /** Of one that the server has answered: why it is about to end it. */
   failure: ErrorInfo | null;
   answered: boolean;
+  /** `hello` has asked to go on with its copy, or else to be told that it cannot. */
+  resuming: boolean;
+  /** It cannot because the table is another by now: its old copy is worth nothing. */
+  redefined: boolean;
+  /** It is being found out what to tell the server of its copy. */
+  telling: object | null;
+  /** What the server was told of its copy. */
+  told: Old | null;
   retries: number;
   retry: ReturnType<typeof setTimeout> | undefined;
 }
@@ -44,6 +53,8 @@ interface Live {
 /** Codes of a subscription's error after which it is asked for again, by and by. */
 const RETRY_MS = { first: 2000, most: 300_000 };
 const ACK_MS = 1000;
+/** Of a server that does not say how long a message may be. */
+const MESSAGE_BYTES = 64 << 10;
 const DAY_MS = 86_400_000;
 /** A live table that no tab has asked for since is forgotten. */
 const KEEP_MS = 7 * DAY_MS;
@@ -59,6 +70,8 @@ export class Leader {
   private changing: Promise<void> = Promise.resolve();
   private readonly integrity: Integrity;
   private readonly tables = new Map<string, Live>();
+  private readonly old: OldCopies;
+  private messageBytes = MESSAGE_BYTES;
   /** Subscriptions that were ended here, and not yet by the server: so many of each name. */
   private readonly ending = new Map<string, number>();
   /** Messages that are not put together yet, because a commit has to be applied first. */
@@ -78,6 +91,7 @@ export class Leader {
     this.store = store;
     this.events = events;
     this.assembler = new Assembler(store.stage);
+    this.old = new OldCopies(store);
     this.cursor = head.cursor ?? undefined;
     this.time = head.time ?? null;
     for (const [name, table] of Object.entries(head.tables)) {
@@ -101,7 +115,7 @@ export class Leader {
       client: { name: settings.name, id: settings.tab },
       hello: () => this.hello(),
       onMessage: (message) => this.message(message),
-      onOpen: () => this.opened(),
+      onOpen: (welcome) => this.opened(welcome),
       onClose: () => this.closed(),
       onStatus: (status) => {
         this.connected = status;
@@ -127,6 +141,7 @@ export class Leader {
     const odd = kept.filter(([name]) => head.tables[name]!.values !== values && !old.some(([other]) => other === name));
     await store.define({ ...Object.fromEntries(odd), ...later(Object.fromEntries(kept), tables) });
     const leader = new Leader(store, settings, events, await store.head());
+    await leader.old.measure().catch(() => {});
     leader.connection.start();
     leader.integrity.start();
     return leader;
@@ -200,9 +215,10 @@ export class Leader {
     this.ready = this.ready.filter((other) => other !== name);
     this.integrity.forget(name);
     this.assembler.receive({ type: "unsubscribed", id: name });
-    if (!live?.asked) return;
+    if (!live) return;
+    const { asked } = live;
     begun(live, false);
-    if (this.connection.send({ type: "unsubscribe", id: name })) this.ending.set(name, (this.ending.get(name) ?? 0) + 1);
+    if (asked && this.connection.send({ type: "unsubscribe", id: name })) this.ending.set(name, (this.ending.get(name) ?? 0) + 1);
   }
 
   async verify(names: string[]): Promise<VerifyReport[]> {
@@ -229,9 +245,15 @@ export class Leader {
   }
 
   private hello(): { cursor?: string; subscriptions: Subscription[] } {
-    for (const [name, live] of this.tables) begun(live, this.ready.includes(name));
+    for (const [name, live] of this.tables) {
+      begun(live, this.ready.includes(name));
+      live.resuming = live.asked && live.filled && this.old.has(name);
+    }
     this.ending.clear();
-    const subscriptions = this.ready.map((name) => this.subscription(name));
+    const subscriptions = this.ready.map((name) => ({
+      ...this.subscription(name),
+      ...(this.tables.get(name)!.resuming && { resume_only: true }),
+    }));
     return this.cursor !== undefined && subscriptions.length > 0 ? { cursor: this.cursor, subscriptions } : { subscriptions: [] };
   }
 
@@ -241,8 +263,9 @@ export class Leader {
   }
 
   /** Asks for what `hello` has not: the rest of the tables have no copy that could go on. */
-  private opened(): void {
+  private opened(welcome: Welcome): void {
     this.open = true;
+    this.messageBytes = welcome.limits?.max_frame_bytes ?? MESSAGE_BYTES;
     this.inbox = [];
     this.resetPending = true;
     for (const [name, live] of this.tables) {
@@ -259,16 +282,44 @@ export class Leader {
     // What came behind the last commit is sent again.
     this.inbox = [];
     this.resetPending = true;
+    for (const live of this.tables.values()) live.telling = null;
     this.integrity.disconnected();
+    void this.old.measure().catch(() => {});
   }
 
-  private subscribe(name: string): void {
+  /** Asks for a snapshot; where there is a large copy, for what of it differs, unless it is to come `whole`. */
+  private subscribe(name: string, whole = false): void {
     if (!this.open) return;
     const live = this.tables.get(name)!;
+    begun(live, false);
+    if (!whole && live.filled && this.old.has(name)) {
+      void this.compare(name, live).catch((error: unknown) => this.end(error));
+    } else {
+      this.ask(name, live, null);
+    }
+  }
+
+  private async compare(name: string, live: Live): Promise<void> {
+    const telling = {};
+    live.telling = telling;
+    // What the last connection has brought belongs to the copy.
+    await this.settled();
+    const old = await this.old.tell(name, this.messageBytes);
+    if (!this.ended && this.tables.get(name) === live && live.telling === telling) this.ask(name, live, old);
+  }
+
+  private ask(name: string, live: Live, old: Old | null): void {
     begun(live, true);
+    live.told = old;
     // What was refused stays so until the server says otherwise.
     if (live.status.state === "waiting") live.status = { state: "syncing" };
-    this.connection.send({ type: "subscribe", ...this.subscription(name) });
+    this.connection.send({ type: "subscribe", ...this.subscription(name), ...(old && { have: old.have }) });
+  }
+
+  /** Asks for all rows, where only some were asked for. */
+  private askWhole(name: string): void {
+    this.unsubscribe(name);
+    this.subscribe(name, true);
   }
 
   private message(message: Down): void {
@@ -304,7 +355,11 @@ export class Leader {
     if (message.type === "error") return this.failed(message);
     if (message.type === "verified") return this.integrity.verified(message);
     if (message.type === "repair") this.integrity.repairing(message);
-    const received = this.assembler.receive(message);
+    if (message.type === "subscribed" && !this.fits(message)) return this.askWhole(message.id);
+    const live = "id" in message && message.id !== undefined ? this.tables.get(message.id) : undefined;
+    if (live?.resuming && message.type === "unsubscribed") return this.subscribe(message.id, live.redefined);
+    if (live && message.type === "resync") live.redefined = message.reason === "schema_changed";
+    const received = this.assembler.receive(message, live?.told?.have.parts);
     switch (received.kind) {
       case "nothing":
         return;
@@ -333,6 +388,14 @@ export class Leader {
       else this.ending.set(id, ending - 1);
     }
     return true;
+  }
+
+  /** Whether an answer can be used: of parts, where it is of the copy's columns that they are. */
+  private fits(message: Subscribed): boolean {
+    const live = this.tables.get(message.id);
+    if (live) live.resuming = false;
+    if (!message.partial) return true;
+    return live?.told != null && sameRows(live.told.layout, message);
   }
 
   private underWay(name: string): "stale" | "syncing" {
@@ -424,7 +487,7 @@ export class Leader {
         this.commits = [];
         return this.end(error);
       }
-      this.told(applied, last);
+      this.told(applied, batch);
       for (const name of last.verify) await this.integrity.compare(name, last.cursor).catch((error: unknown) => this.end(error));
     }
   }
@@ -435,9 +498,17 @@ export class Leader {
     return { ...commit, tables: commit.tables.filter(({ name }) => wanted(name)), ready: commit.ready.filter(wanted) };
   }
 
-  private told(applied: Applied, last: Commit): void {
+  private told(applied: Applied, batch: Commit[]): void {
+    const last = batch.at(-1)!;
     this.time = last.time;
     let became = false;
+    for (const { name, parts } of batch.flatMap(({ tables }) => tables)) {
+      const live = this.tables.get(name);
+      if (!parts || !live?.told) continue;
+      live.told = null;
+      // The copy that they were to go into was emptied meanwhile.
+      if (applied.skipped.includes(name)) this.askWhole(name);
+    }
     for (const name of last.ready) {
       const live = this.tables.get(name);
       if (!live || applied.skipped.includes(name) || this.assembler.joining(name)) continue;
@@ -452,7 +523,10 @@ export class Leader {
       this.events.onChange({ table: table.name, replaced: table.replaced, changes: table.changes, time: last.time });
     }
     if (applied.layout) this.events.onLayout();
-    if (became) this.events.onStatus();
+    if (became) {
+      this.events.onStatus();
+      void this.old.measure().catch(() => {});
+    }
     const now = Date.now();
     if (now - this.acked > ACK_MS) {
       this.acked = now;
@@ -479,12 +553,14 @@ export class Leader {
 }
 
 function begun(live: Live, asked: boolean): void {
-  Object.assign(live, { asked, answered: false, failure: null } satisfies Partial<Live>);
+  const anew = { resuming: false, redefined: false, telling: null, told: null };
+  Object.assign(live, { asked, answered: false, failure: null, ...anew } satisfies Partial<Live>);
 }
 
 function fresh(definition: Definition, filled: boolean): Live {
   const status: TableStatus = { state: filled ? "stale" : "waiting" };
-  return { definition, status, filled, asked: false, answered: false, failure: null, retries: 0, retry: undefined };
+  const live = { definition, status, filled, asked: false, answered: false, failure: null, retries: 0, retry: undefined };
+  return { ...live, resuming: false, redefined: false, telling: null, told: null };
 }
 
 function without(commit: Commit, name: string): Commit {

@@ -20,6 +20,8 @@ export interface TableCommit {
   layout: Layout;
   /** The staged snapshot replaces the copy first. */
   replace: boolean;
+  /** Of so many parts, the staged snapshot replaces first what the copy has of these. */
+  parts?: { count: number; want: number[] };
   /** Rows of these parts replace what the copy has of them, before the changes. */
   repair?: { parts: number; want: number[]; rows: unknown[][] };
   changes: Change[];
@@ -53,6 +55,8 @@ interface Live {
   /** A snapshot is staged, or is being staged. */
   staging: boolean;
   staged: number;
+  /** Which parts the snapshot has, if not all rows. */
+  parts: { count: number; want: number[] } | null;
   total: number | undefined;
   pending: Change[];
   verifying: boolean;
@@ -90,9 +94,10 @@ export class Assembler {
     if (live) live.repair = { parts, want, rows: [], begun: false, done: false, since: [] };
   }
 
-  receive(message: Down): Received {
+  /** `parts`: of `subscribed` that is partial, by how many the old copy was told. */
+  receive(message: Down, parts = 0): Received {
     switch (message.type) {
-      case "subscribed": return this.subscribed(message);
+      case "subscribed": return this.subscribed(message, parts);
       case "snapshot": return this.snapshot(message);
       case "changes": return this.changes(message);
       case "resync": return this.resync(message.id, message.reason);
@@ -104,23 +109,24 @@ export class Assembler {
     }
   }
 
-  private subscribed(message: Subscribed): Received {
-    const { id: name, shape, table, key, columns, resumed } = message;
+  private subscribed(message: Subscribed, count: number): Received {
+    const { id: name, shape, table, key, columns, resumed, partial = false } = message;
     const layout = { table, key, columns };
     if (this.live.get(name)?.staging) this.sink.drop(name);
     this.live.set(name, {
-      layout, shape, ready: resumed, staging: !resumed, staged: 0, total: undefined, pending: [], verifying: false, repair: null,
+      layout, shape, ready: resumed, staging: !resumed, staged: 0, parts: partial ? { count, want: [] } : null, total: undefined, pending: [], verifying: false, repair: null,
     });
     if (!resumed) this.sink.begin(name, layout);
     return { kind: "subscribed", name, layout, resumed };
   }
 
-  private snapshot({ id: name, rows, done, total }: Snapshot): Received {
+  private snapshot({ id: name, rows, done, total, parts }: Snapshot): Received {
     const live = this.live.get(name);
     if (!live?.staging || live.ready) return { kind: "nothing" };
     this.sink.append(name, rows);
     live.staged += rows.length;
     live.total ??= total;
+    if (live.parts && parts) live.parts.want = parts;
     live.ready = done;
     return { kind: "progress", name, rows: live.staged, total: live.total, done };
   }
@@ -172,10 +178,12 @@ export class Assembler {
       if (!live.ready) continue;
       ready.push(name);
       const { layout, pending, repair } = live;
-      const replace = live.staging;
+      const joins = live.staging;
+      const replace = joins && !live.parts;
       live.staging = false;
       live.pending = [];
       const table: TableCommit = { name, layout, replace, changes: pending };
+      if (joins && live.parts) table.parts = live.parts;
       if (repair?.done && repair.begun) {
         // What was recorded holds what is pending too.
         table.repair = { parts: repair.parts, want: repair.want, rows: repair.rows };
@@ -187,7 +195,7 @@ export class Assembler {
         verify.push(name);
         if (live.repair) live.repair.begun = true;
       }
-      if (replace || table.repair || table.changes.length > 0) tables.push(table);
+      if (joins || table.repair || table.changes.length > 0) tables.push(table);
     }
     return { cursor, time, tables, ready, verify };
   }

@@ -31,6 +31,12 @@ export function wireText(definition: Definition): string {
   return JSON.stringify([table, columns ? [...columns].sort() : null, where ?? null, params ?? null]);
 }
 
+/** Whether equal rows of two layouts mean the same: by table, key, and names and types of columns. */
+export function sameRows(a: Layout, b: Layout): boolean {
+  const text = ({ table, key, columns }: Layout) => JSON.stringify([table, key, columns.map(({ name, type }) => [name, type])]);
+  return text(a) === text(b);
+}
+
 /** Whether two layouts hold the same columns and key. */
 export function sameLayout(a: Layout, b: Layout): boolean {
   return JSON.stringify(a) === JSON.stringify(b);

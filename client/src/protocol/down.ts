@@ -28,6 +28,8 @@ export interface Subscribed {
   key: string[];
   columns: Column[];
   resumed: boolean;
+  /** The snapshot that follows has only parts in which the old copy that was told of differs. */
+  partial?: boolean;
 }
 
 export interface Snapshot {
@@ -36,6 +38,8 @@ export interface Snapshot {
   rows: unknown[][];
   done: boolean;
   total?: number;
+  /** Of a partial one, in its first message: which parts it has. */
+  parts?: number[];
 }
 
 export type Change =

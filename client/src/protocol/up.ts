@@ -6,6 +6,17 @@ export interface Subscription {
   columns?: string[];
   where?: string;
   params?: unknown[];
+  /** Where the copy cannot go on from the cursor, no snapshot is wanted. */
+  resume_only?: boolean;
+  have?: Have;
+}
+
+/** An old copy, hashed by parts: of a snapshot only the parts that differ are wanted. */
+export interface Have {
+  parts: number;
+  /** One for each part, sixteen hexadecimal digits. */
+  hashes: string[];
+  columns?: string[];
 }
 
 export interface Hello {

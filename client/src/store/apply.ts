@@ -6,6 +6,7 @@
 import type { Dexie, Table } from "dexie";
 import type { Commit } from "../copy/assembler.ts";
 import { partOf } from "../copy/hash.ts";
+import { sameRows } from "../copy/layout.ts";
 import { type Codec, keyText, sameStore, valuesText } from "../copy/values.ts";
 import type { Stored, StoredKey, ValueOptions } from "../copy/values.ts";
 import { Deposed } from "./errors.ts";
@@ -57,7 +58,7 @@ export function missing(works: Work[], head: Head, context: Context): Work[] {
   return works.filter((work) => {
     const table = own(head, work.name);
     if (!table || !concerns(work, table, context)) return false;
-    return work.staged && (!table.layout || !sameStore(table.layout, work.layout));
+    return work.staged && !work.partial && (!table.layout || !sameStore(table.layout, work.layout));
   });
 }
 
@@ -117,6 +118,8 @@ function concerns({ name, staged }: Work, table: TableHead, { staging }: Context
 
 function fit(work: Work, table: TableHead, context: Context): boolean {
   if (!concerns(work, table, context) || !table.layout) return false;
+  // What is not sent again must be there, and as it would be sent.
+  if (work.partial) return table.filled && sameRows(table.layout, work.layout);
   // Rows that are all replaced may be of another type of key than those before them.
   return work.staged ? sameStore(table.layout, work.layout) : keyText(table.layout) === keyText(work.layout);
 }
@@ -144,7 +147,8 @@ class Run {
 
   async run(): Promise<Changed> {
     const { steps } = this.work;
-    if (steps.length !== 1 || steps[0]!.base !== "copy" || steps[0]!.repair || steps[0]!.rows.size > TOLD) {
+    const repairs = (steps[0]?.repair?.want.length ?? 0) > 0;
+    if (steps.length !== 1 || steps[0]!.base !== "copy" || repairs || steps[0]!.rows.size > TOLD) {
       this.changed.replaced = steps.length > 0;
     }
     for (const step of steps) await this.step(step);
@@ -196,7 +200,8 @@ class Run {
   }
 
   /** Replaces what the copy has of some parts. */
-  private async repair({ parts, want, rows }: { parts: number; want: number[]; rows: unknown[][] }): Promise<void> {
+  private async repair({ parts, want, rows }: NonNullable<Step["repair"]>): Promise<void> {
+    if (want.length === 0) return;
     const wanted = new Set(want);
     let keys = await this.table.toCollection().limit(SCAN).primaryKeys();
     while (keys.length > 0) {
@@ -205,7 +210,8 @@ class Run {
       for (let at = 0; at < gone.length; at += BATCH) await this.remove(gone.slice(at, at + BATCH));
       keys = keys.length < SCAN ? [] : await next.primaryKeys();
     }
-    await this.put(rows);
+    if (rows === "staged") await this.unstage();
+    else await this.put(rows);
   }
 
   private async nets(nets: Net[]): Promise<void> {

@@ -17,8 +17,8 @@ export type Net =
 export interface Step {
   /** The copy, nothing, or the staged snapshot is what the rows change. */
   base: "copy" | "nothing" | "staged";
-  /** First rows of these parts are replaced. */
-  repair?: { parts: number; want: number[]; rows: unknown[][] };
+  /** First rows of these parts are replaced: by these, or by what is staged. */
+  repair?: { parts: number; want: number[]; rows: unknown[][] | "staged" };
   rows: Map<string, Net>;
 }
 
@@ -28,6 +28,8 @@ export interface Work {
   codec: Codec;
   /** A staged snapshot is used up, even if a truncate behind it empties the copy. */
   staged: boolean;
+  /** It has parts of the rows, and the copy keeps the others. */
+  partial: boolean;
   steps: Step[];
 }
 
@@ -42,18 +44,20 @@ export function* merge(commits: Commit[], values: ValueOptions): Generator<void,
       let work = works.get(table.name);
       if (!work || table.replace) {
         const { name, layout } = table;
-        work = { name, layout, codec: new Codec(layout, values), staged: table.replace, steps: [] };
+        work = { name, layout, codec: new Codec(layout, values), staged: table.replace, partial: false, steps: [] };
         works.set(name, work);
       }
+      if (table.parts) work.staged = work.partial = true;
       yield* add(work, table);
     }
   }
   return [...works.values()];
 }
 
-function* add(work: Work, { replace, repair, changes }: TableCommit): Generator<void, void, void> {
+function* add(work: Work, { replace, parts, repair, changes }: TableCommit): Generator<void, void, void> {
   const { codec, steps } = work;
   if (replace) steps.push({ base: "staged", rows: new Map() });
+  if (parts) steps.push({ base: "copy", repair: { parts: parts.count, want: parts.want, rows: "staged" }, rows: new Map() });
   if (repair) steps.push({ base: "copy", repair, rows: new Map() });
   for (const [i, change] of changes.entries()) {
     if (i % CHANGES === CHANGES - 1) yield;

@@ -1,6 +1,7 @@
 // A database behind the fake server: small tables, commits that concern several of them, and the whole of `rte.v1` about them:
 // snapshots, changes, cursors that name what they are good for, resuming, resyncs, refusals. `where` is `column = $1`.
 
+import { partOf, SetHash } from "../../src/copy/hash.ts";
 import type { Change, Column, Down } from "../../src/protocol/down.ts";
 import type { Hello, Subscription, Up } from "../../src/protocol/up.ts";
 import { FakeServer, type Session } from "./server.ts";
@@ -47,6 +48,9 @@ export class Database {
   readonly tokens: (string | undefined)[] = [];
   /** Snapshots that were begun, by id. */
   readonly snapshots: string[] = [];
+  /** Rows that snapshots have had, and subscriptions as they were asked for. */
+  readonly sent: unknown[][] = [];
+  readonly asked: Subscription[] = [];
   private readonly tables = new Map<string, Table>();
   private readonly lives = new Map<Session, Map<string, Live>>();
   private readonly log: { at: number; writes: Write[] }[] = [];
@@ -193,8 +197,14 @@ export class Database {
   private resume(session: Session, subscription: Subscription, from: Cursor | null): void {
     const { id } = subscription;
     if (!this.tables.get(subscription.table)?.granted) return void session.send(unknown(id));
-    if (from?.subscriptions[id] !== text(subscription)) return this.subscribe(session, subscription);
-    if (from.at < this.oldest) {
+    const held = from?.subscriptions[id] === text(subscription);
+    if (subscription.resume_only && (!held || from!.at < this.oldest)) {
+      this.asked.push(subscription);
+      session.send({ type: "resync", id, reason: held ? "cursor_expired" : "not_held" });
+      return session.send({ type: "unsubscribed", id });
+    }
+    if (!held) return this.subscribe(session, subscription);
+    if (from!.at < this.oldest) {
       session.send({ type: "resync", id, reason: "cursor_expired" });
       return this.subscribe(session, subscription);
     }
@@ -226,9 +236,14 @@ export class Database {
     if (!table?.granted) return session.send(unknown(id));
     const live = this.add(session, subscription, false);
     this.snapshots.push(id);
-    const rows = [...table.rows.values()].filter((row) => holds(table, subscription, row)).map((row) => cut(table, subscription, row));
+    this.asked.push(subscription);
+    const chosen = [...table.rows.values()].filter((row) => holds(table, subscription, row));
+    const parts = differing(table, subscription, chosen);
+    const wanted = (row: unknown[]) => !parts || parts.includes(partOf(keyOf(table, row), subscription.have!.parts));
+    const rows = chosen.filter(wanted).map((row) => cut(table, subscription, row));
+    this.sent.push(...rows);
     const first = rows.splice(0, this.batch);
-    session.send({ type: "snapshot", id, rows: first, done: false, total: first.length + rows.length });
+    session.send({ type: "snapshot", id, rows: first, done: false, total: first.length + rows.length, ...(parts && { parts }) });
     const since = this.at;
     const rest = (): void => {
       if (session.ended || lives.get(id) !== live) return;
@@ -247,7 +262,7 @@ export class Database {
     const live: Live = { subscription, shape: text(subscription), ready: resumed };
     this.lives.get(session)!.set(id, live);
     const columns = chosen(table, subscription);
-    session.send({ type: "subscribed", id, shape: live.shape, table: `public.${name}`, key: table.key, columns, resumed });
+    session.send({ type: "subscribed", id, shape: live.shape, table: `public.${name}`, key: table.key, columns, resumed, ...(!resumed && subscription.have && { partial: true }) });
     return live;
   }
 
@@ -314,6 +329,15 @@ function holds(table: Table, { where, params = [] }: Subscription, row: unknown[
   if (where === undefined) return true;
   const column = where.replace(" = $1", "");
   return row[table.columns.findIndex(({ name }) => name === column)] === params[0];
+}
+
+/** Parts in which an old copy differs; null where none was told. */
+function differing(table: Table, subscription: Subscription, rows: unknown[][]): number[] | null {
+  const { have } = subscription;
+  if (!have) return null;
+  const set = new SetHash(have.parts);
+  for (const row of rows) set.add(cut(table, subscription, row), keyOf(table, row));
+  return set.list().flatMap(([hash], part) => (hash === have.hashes[part] ? [] : [part]));
 }
 
 function changeOf(table: Table, subscription: Subscription, write: Write): Change[] {

@@ -46,6 +46,12 @@ impl SetHash {
     pub const fn rows(&self) -> u64 {
         self.rows
     }
+
+    /// The number that is shown.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        (self.lanes[0] as u64) << 32 | self.lanes[1] as u64
+    }
 }
 
 impl fmt::Display for SetHash {

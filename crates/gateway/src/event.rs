@@ -71,6 +71,7 @@ pub enum SessionEvent {
         key: Vec<String>,
         columns: Vec<Column>,
         resumed: bool,
+        partial: bool,
         digest: Option<u64>,
     },
     Renewed {
@@ -81,6 +82,10 @@ pub enum SessionEvent {
         job: JobId,
     },
     Resync {
+        id: String,
+        reason: String,
+    },
+    NotResumed {
         id: String,
         reason: String,
     },
@@ -111,6 +116,7 @@ pub enum SessionEvent {
         body: Bytes,
         done: bool,
         total: Option<u64>,
+        parts: Option<Vec<u32>>,
         credit: Credit,
     },
     JobEnded {

@@ -56,7 +56,14 @@ fn a_client_that_stops_amid_a_snapshot_holds_its_worker_back_and_is_closed() {
         // Held back long before this much; the cancel frees it.
         let sent = (0..300).take_while(|_| {
             let mut out = Vec::new();
-            let head = rte_protocol::bridge::FromWorker::Rows { job, index: 0, rows: 1, done: false, total: None };
+            let head = rte_protocol::bridge::FromWorker::Rows {
+                job,
+                index: 0,
+                rows: 1,
+                done: false,
+                total: None,
+                parts: None,
+            };
             rte_protocol::bridge::frame::write(&mut out, &head, &[rows.as_bytes()]).expect("frame");
             worker.stream.write_all(&out).is_ok()
         });

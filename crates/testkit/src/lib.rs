@@ -25,7 +25,7 @@ pub mod witness;
 pub use actor::Actor;
 pub use client::{
     Ask, Client, ClientOptions, Closed, Copy, Counts, Failure, Row, Silent, State, Step, Subscription, Transport,
-    Verdict, Watch,
+    Verdict, Watch, hash,
 };
 pub use cluster::{Builder, Cluster, Shutdown};
 pub use compare::{assert_equal, difference, difference_to, expected_rows, held_rows, select_list};

@@ -222,6 +222,29 @@ impl Registry {
     }
 }
 
+impl Selection {
+    /// Places of the columns of these names, in the order of `columns`.
+    ///
+    /// # Errors
+    /// One of them is not selected.
+    pub fn places_of(&self, names: &[String]) -> Result<Vec<usize>, Refusal> {
+        places(names, |name| self.columns.iter().position(|c| c.name == name))
+    }
+}
+
+/// Places by name, in order and each once.
+pub(super) fn places(names: &[String], place: impl Fn(&str) -> Option<usize>) -> Result<Vec<usize>, Refusal> {
+    let mut places = Vec::with_capacity(names.len());
+    for name in names {
+        let shown = || name.chars().take(64).collect::<String>();
+        let unknown = || Refusal::new(ErrorCode::UnknownColumn, format!("no such column: {}", shown()), "");
+        places.push(place(name).ok_or_else(unknown)?);
+    }
+    places.sort_unstable();
+    places.dedup();
+    Ok(places)
+}
+
 fn unknown_table() -> Refusal {
     Refusal::new(
         ErrorCode::UnknownTable,

@@ -10,6 +10,7 @@ use super::delivery::drop_parts_of_truncated_roots;
 use super::frames::Frames;
 use super::registry::Refusal;
 use super::rows::{Rows, Stale};
+use super::session::{Start, old_copy};
 use super::shape::Shape;
 use crate::attempt::{self, attempt};
 use crate::changelog::reader::{self, Change};
@@ -110,9 +111,11 @@ impl Feeder {
                 Place::At(_) => None,
             };
             let mut wanted = Vec::new();
-            for subscription in subscriptions {
-                match self.plan(session, &subscription) {
-                    Ok(plan) => wanted.push((Rc::new(subscription), plan)),
+            for mut subscription in subscriptions {
+                let have = subscription.have.take();
+                let planned = self.plan(session, &subscription);
+                match planned.and_then(|plan| Ok((old_copy(have, &plan.selection)?, plan))) {
+                    Ok((have, plan)) => wanted.push((Rc::new(subscription), plan, have)),
                     Err(refusal) => self.refuse(session, &subscription.id, refusal),
                 }
             }
@@ -123,18 +126,24 @@ impl Feeder {
                     .clone(),
                 _ => Rc::new(Missed { lost: lost.or(Some("cursor_expired")), ..Missed::default() }),
             };
-            let tables: HashSet<Oid> = wanted.iter().map(|(_, plan)| plan.key.table).collect();
+            let tables: HashSet<Oid> = wanted.iter().map(|(_, plan, _)| plan.key.table).collect();
             let bytes: usize = tables.iter().filter_map(|table| missed.bytes.get(table)).sum();
             let too_much = (bytes > guc::max_catch_up_bytes()).then_some("cursor_expired");
-            let digests: Vec<u64> = wanted.iter().filter_map(|(_, plan)| plan.digest).collect();
+            let digests: Vec<u64> = wanted.iter().filter_map(|(_, plan, _)| plan.digest).collect();
             let all = held.holds_exactly(&digests);
             let (mut anew, mut shapes) = (Vec::new(), Vec::new());
-            for (subscription, plan) in wanted {
+            for (subscription, plan, have) in wanted {
                 let table = plan.key.table;
                 let reason =
                     missed.lost.or(too_much).or_else(|| missed.redefined.iter().find(|r| r.0 == table).map(|r| r.1));
                 // What its connection did not hold as it is now, it has no copy of that could go on.
                 let held = plan.digest.is_some_and(|digest| all || held.holds(digest));
+                if subscription.resume_only && (reason.is_some() || !held) {
+                    let reason = reason.filter(|_| held).unwrap_or("not_held").to_owned();
+                    let id = subscription.id.clone();
+                    self.send(&FromFeeder::NotResumed { session, id, reason }, &[]);
+                    continue;
+                }
                 if let Some(reason) = reason.filter(|_| held) {
                     let message =
                         FromFeeder::Resync { session, id: subscription.id.clone(), reason: reason.to_owned() };
@@ -142,7 +151,8 @@ impl Feeder {
                 }
                 let resumed = reason.is_none() && held;
                 let id = subscription.id.clone();
-                if let Some(shape) = self.add(session, subscription, &plan, resumed) {
+                let start = if resumed { Start::Resumed } else { Start::Snapshot(have) };
+                if let Some(shape) = self.add(session, subscription, &plan, start) {
                     if resumed {
                         shapes.push(shape);
                     } else {

@@ -8,7 +8,7 @@ use super::Feeder;
 use super::asked::{Asked, Unsettled};
 use super::login::{Caller, Who};
 use super::plan::Plan;
-use super::registry::Refusal;
+use super::registry::{Refusal, Selection};
 use super::resume::Resuming;
 use super::shape::{Kind, Shape};
 use super::shapes::WhichRows;
@@ -16,9 +16,10 @@ use super::verify::Wanted;
 use crate::access::drift;
 use crate::access::identity::Identity;
 use crate::access::role;
+use crate::job::OldCopy;
 use pgrx::pg_sys::Oid;
 use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId, ToFeeder};
-use rte_protocol::wire::{CloseCode, ErrorCode, Subscription};
+use rte_protocol::wire::{CloseCode, ErrorCode, Have, Subscription};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -40,6 +41,18 @@ pub struct Subscribed {
     pub is_early: bool,
     /// Snapshots in a row that could not be read.
     pub failures: u32,
+    /// Its snapshot is of what differs from an old copy of the client's.
+    pub is_partial: bool,
+    /// That copy, until the snapshot is ordered.
+    pub have: Option<OldCopy>,
+}
+
+/// Where a copy begins.
+pub enum Start {
+    /// At the client's cursor.
+    Resumed,
+    /// With a snapshot: of what differs from an old copy, or of all.
+    Snapshot(Option<OldCopy>),
 }
 
 /// What a client wants besides being let in.
@@ -126,6 +139,10 @@ impl Feeder {
         let mut ids = Vec::new();
         for subscription in subscriptions {
             let id = subscription.id.clone();
+            if subscription.resume_only {
+                self.send(&FromFeeder::NotResumed { session, id, reason: "cursor_invalid".to_owned() }, &[]);
+                continue;
+            }
             if self.subscribe(session, subscription).is_some() {
                 ids.push(id);
             }
@@ -144,10 +161,11 @@ impl Feeder {
     }
 
     /// Registers a subscription and answers it; nothing where it is refused.
-    fn subscribe(&mut self, session: SessionId, wanted: Subscription) -> Option<ShapeId> {
-        let wanted = Rc::new(wanted);
-        match self.plan(session, &wanted) {
-            Ok(plan) => self.add(session, wanted, &plan, false),
+    fn subscribe(&mut self, session: SessionId, mut wanted: Subscription) -> Option<ShapeId> {
+        let have = wanted.have.take();
+        let planned = self.plan(session, &wanted).and_then(|plan| Ok((old_copy(have, &plan.selection)?, plan)));
+        match planned {
+            Ok((have, plan)) => self.add(session, Rc::new(wanted), &plan, Start::Snapshot(have)),
             Err(refusal) => {
                 self.refuse(session, &wanted.id, refusal);
                 None
@@ -166,9 +184,14 @@ impl Feeder {
         session: SessionId,
         wanted: Rc<Subscription>,
         plan: &Plan,
-        resumed: bool,
+        start: Start,
     ) -> Option<ShapeId> {
         let id = wanted.id.clone();
+        let (resumed, have) = match start {
+            Start::Resumed => (true, None),
+            Start::Snapshot(have) => (false, have),
+        };
+        let partial = have.is_some();
         let shape = match self.shape_of(plan) {
             Ok(shape) => shape,
             Err(refusal) => {
@@ -179,7 +202,8 @@ impl Feeder {
         let selection = &plan.selection;
         if let Some(s) = self.sessions.get_mut(&session) {
             let is_early = drift::of_tables(|table| table == selection.table);
-            let new = Subscribed { shape, table: selection.table, wanted, is_early, failures: 0 };
+            let new =
+                Subscribed { shape, table: selection.table, wanted, is_early, failures: 0, is_partial: partial, have };
             if let Some(old) = s.subscriptions.insert(id.clone(), new) {
                 self.shapes.release(old.shape);
             }
@@ -192,6 +216,7 @@ impl Feeder {
             key: selection.key_names.clone(),
             columns: selection.columns.clone(),
             resumed,
+            partial,
             digest: plan.digest,
         };
         self.send(&message, &[]);
@@ -216,7 +241,7 @@ impl Feeder {
     pub(super) fn replace(&mut self, session: SessionId, wanted: Rc<Subscription>, plan: &Plan, reason: &str) -> bool {
         let id = wanted.id.clone();
         self.send(&FromFeeder::Resync { session, id: id.clone(), reason: reason.to_owned() }, &[]);
-        if self.add(session, wanted, plan, false).is_some() {
+        if self.add(session, wanted, plan, Start::Snapshot(None)).is_some() {
             return true;
         }
         let ended = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.remove(&id));
@@ -242,6 +267,27 @@ impl Feeder {
             self.shapes.release(subscribed.shape);
         }
     }
+}
+
+/// An old copy that a client tells of, in terms of what it reads now.
+pub(super) fn old_copy(have: Option<Have>, selection: &Selection) -> Result<Option<OldCopy>, Refusal> {
+    let Some(have) = have else { return Ok(None) };
+    let malformed = || Refusal::new(ErrorCode::BadMessage, "`have` is malformed", "");
+    // The gateway has looked at it, but is not believed.
+    let hashes = have.fault().is_none().then(|| have.numbers()).flatten().ok_or_else(malformed)?;
+    let hashed = match &have.columns {
+        None => (0..selection.numbers.len()).collect(),
+        Some(names) => selection.places_of(names)?,
+    };
+    let place = |key: &i16| selection.numbers.iter().position(|number| number == key);
+    let key = selection.key.iter().filter_map(place).collect();
+    Ok(Some(OldCopy { hashed: narrow(hashed), key: narrow(key), hashes }))
+}
+
+/// Places of columns as jobs have them.
+#[allow(clippy::cast_possible_truncation, reason = "a table has up to 1600 columns")]
+pub(super) fn narrow(places: Vec<usize>) -> Vec<u16> {
+    places.into_iter().map(|place| place as u16).collect()
 }
 
 /// Why Postgres gave no answer, for clients.

@@ -6,7 +6,7 @@
 
 use super::asked::{Asked, Touched};
 use super::frames::Frames;
-use super::registry::{Definition, Refusal, Selection};
+use super::registry::{self, Definition, Refusal, Selection};
 use super::rows::{Row, Rows, Stale};
 use crate::access::filter::{Filter, Verdict};
 use crate::access::identity::Identity;
@@ -16,7 +16,6 @@ use crate::compat;
 use crate::encode::{self, ValueEncoder};
 use pgrx::pg_sys::{Datum, Oid};
 use rte_protocol::bridge::{JobId, SessionId, ShapeId};
-use rte_protocol::wire::ErrorCode;
 use std::rc::Rc;
 
 pub struct Shape {
@@ -110,18 +109,11 @@ impl Shape {
     /// # Errors
     /// One of them is not the shape's.
     pub fn places_of(&self, names: &[String]) -> Result<Vec<usize>, Refusal> {
-        let mut places = Vec::with_capacity(names.len());
-        for name in names {
+        registry::places(names, |name| {
             let mut json = Vec::new();
             encode::append_json_string(&mut json, name.as_bytes());
-            let place = self.names.iter().position(|known| *known == json);
-            let name = || name.chars().take(64).collect::<String>();
-            let unknown = || Refusal::new(ErrorCode::UnknownColumn, format!("no such column: {}", name()), "");
-            places.push(place.ok_or_else(unknown)?);
-        }
-        places.sort_unstable();
-        places.dedup();
-        Ok(places)
+            self.names.iter().position(|known| *known == json)
+        })
     }
 
     /// Whether evaluating the shape may raise an error of its own.

@@ -8,7 +8,8 @@ use super::asked::Unsettled;
 use super::registry::Refusal;
 use super::session::unsettled;
 use super::shape::Joining;
-use crate::job::{Job, SnapshotJob};
+use crate::access::read::Reading;
+use crate::job::{Job, OldCopy, SnapshotJob};
 use crate::shmem::{self, Kind};
 use rte_protocol::bridge::{FromFeeder, SessionId};
 use rte_protocol::wire::ErrorCode;
@@ -20,7 +21,8 @@ const POSTPONED: Duration = Duration::from_millis(250);
 const MAX_FAILURES: u32 = 3;
 
 impl Feeder {
-    /// Hands the snapshot of some subscriptions of a session to a query worker, all under one snapshot.
+    /// Hands the snapshot of some subscriptions of a session to a query worker, all under one snapshot; but each that is
+    /// compared with an old copy alone, because of the size of what is compared.
     pub(super) fn order_snapshot(&mut self, session: SessionId, ids: &[String]) {
         let (mut names, mut tables) = (Vec::new(), Vec::new());
         for id in ids {
@@ -30,8 +32,15 @@ impl Feeder {
             let reading = shape.reading.clone();
             match loaded {
                 Ok(()) => {
-                    names.push(id.clone());
-                    tables.push(reading);
+                    let subscriptions = self.sessions.get_mut(&session).map(|s| &mut s.subscriptions);
+                    // Kept no longer: where the job fails, all rows follow.
+                    match subscriptions.and_then(|s| s.get_mut(id)).and_then(|s| s.have.take()) {
+                        Some(have) => self.order(session, vec![id.clone()], vec![reading], Some(have)),
+                        None => {
+                            names.push(id.clone());
+                            tables.push(reading);
+                        }
+                    }
                 }
                 Err(Unsettled::Locked | Unsettled::Drifted) => self.postpone(session, id),
                 Err(why) => {
@@ -40,9 +49,12 @@ impl Feeder {
                 }
             }
         }
-        if names.is_empty() {
-            return;
+        if !names.is_empty() {
+            self.order(session, names, tables, None);
         }
+    }
+
+    fn order(&mut self, session: SessionId, names: Vec<String>, tables: Vec<Reading>, have: Option<OldCopy>) {
         self.last_job += 1;
         let job = self.last_job;
         for id in &names {
@@ -53,7 +65,7 @@ impl Feeder {
         }
         let Some(s) = self.sessions.get(&session) else { return };
         let identity = (*s.identity).clone();
-        let work = SnapshotJob { job, database: self.database.to_u32(), identity, tables };
+        let work = SnapshotJob { job, database: self.database.to_u32(), identity, tables, have };
         let Ok(blob) = serde_json::to_vec(&Job::Snapshot(work)) else { return };
         let signed = rte_core::cursor::sign(&self.key, blob);
         self.send(&FromFeeder::Job { job, session, ids: names }, &[&signed]);
@@ -78,17 +90,21 @@ impl Feeder {
 
     /// Tries a snapshot again that a schema change came in the way of, or ends the subscription.
     pub(super) fn read_again(&mut self, session: SessionId, ids: &[String], why: &Refusal) {
-        if why.code == ErrorCode::NotReady {
-            // A table was locked. Nothing of the job was sent, so it is done another time.
-            ids.iter().for_each(|id| self.postpone(session, id));
-            return;
-        }
+        // A table was locked. Nothing of the job was sent, so it is done another time; but with what it was compared is
+        // not kept, so that it is one of all rows then.
+        let locked = why.code == ErrorCode::NotReady;
+        let (ids, later): (Vec<&String>, Vec<_>) = ids.iter().partition(|id| !locked || self.is_partial(session, id));
+        later.into_iter().for_each(|id| self.postpone(session, id));
         if why.code == ErrorCode::WhereFailed {
-            ids.iter().for_each(|id| self.end(session, id, why.code, why.message.clone(), why.hint.clone()));
+            for id in ids {
+                self.end(session, id, why.code, why.message.clone(), why.hint.clone());
+            }
             return;
         }
-        self.registry.invalidate();
-        self.refresh_registry();
+        if !locked {
+            self.registry.invalidate();
+            self.refresh_registry();
+        }
         let mut again = Vec::new();
         for id in ids {
             let Some(subscribed) = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)) else { continue };
@@ -109,8 +125,16 @@ impl Feeder {
         }
         // One by one from here on: one that cannot be read must not cost the others theirs.
         for id in again {
-            self.order_snapshot(session, &[id]);
+            if locked {
+                self.postpone(session, &id);
+            } else {
+                self.order_snapshot(session, &[id]);
+            }
         }
+    }
+
+    fn is_partial(&self, session: SessionId, id: &str) -> bool {
+        self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)).is_some_and(|s| s.is_partial)
     }
 
     /// Orders a snapshot another time: one by one, so that a table waits for no other.

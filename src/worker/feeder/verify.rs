@@ -10,6 +10,7 @@
 
 use super::Feeder;
 use super::registry::Refusal;
+use super::session::narrow;
 use crate::access::drift;
 use crate::job::{Export, Job, VerifyJob};
 use crate::snapshot;
@@ -136,8 +137,6 @@ impl Feeder {
         };
         let (table, key) = (shape.reading.clone(), shape.key_places());
         self.last_job += 1;
-        #[allow(clippy::cast_possible_truncation, reason = "a table has up to 1600 columns")]
-        let narrow = |places: Vec<usize>| places.into_iter().map(|place| place as u16).collect();
         let job = VerifyJob {
             job: self.last_job,
             database: self.database.to_u32(),

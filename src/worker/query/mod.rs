@@ -10,6 +10,7 @@ mod accept;
 mod authenticate;
 mod failure;
 mod link;
+mod parts;
 mod rows;
 mod snapshot;
 mod timeout;

@@ -14,7 +14,7 @@ use std::cell::Cell;
 pub(super) const CHUNK: usize = 96 * 1024;
 
 /// A frame, less its head.
-const LARGEST: usize = MAX_FRAME - 4096;
+pub(super) const LARGEST: usize = MAX_FRAME - 4096;
 
 /// Why the rows of a table stopped before their end.
 pub(super) enum Stop {
@@ -115,7 +115,7 @@ impl<'a> Receiver<'a> {
         self.begun = true;
         self.sent.set(self.sent.get() || self.rows > 0);
         let total = self.total.take();
-        let head = FromWorker::Rows { job: self.job, index: self.index, rows: self.rows, done, total };
+        let head = FromWorker::Rows { job: self.job, index: self.index, rows: self.rows, done, total, parts: None };
         self.link.send(&head, &self.chunk).map_err(Stop::Lost)?;
         self.rows = 0;
         self.chunk.clear();

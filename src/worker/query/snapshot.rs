@@ -2,11 +2,12 @@
 
 use super::failure::Failure;
 use super::link::{Link, LinkError};
+use super::parts::{Division, Task};
 use super::rows::{Receiver, Stop};
 use super::{Outcome, abort};
 use crate::access::read::{NotReadable, Reading};
 use crate::access::reads;
-use crate::job::SnapshotJob;
+use crate::job::{OldCopy, SnapshotJob};
 use crate::worker::process;
 use crate::{access, snapshot};
 use pgrx::pg_sys;
@@ -129,6 +130,9 @@ fn read(link: &mut Link, job: JobId, work: &SnapshotJob, sent: &Cell<bool>) -> R
     // SAFETY: the transaction's snapshot, an MVCC one; during recovery no job is handed out.
     let taken = unsafe { snapshot::copy(pg_sys::GetActiveSnapshot()) };
     link.send(&FromWorker::Begin { job, snapshot: taken.to_string() }, &[])?;
+    if let (Some(have), [table]) = (&work.have, &*work.tables) {
+        return read_differing(link, work, table, have, sent);
+    }
     for (index, table) in work.tables.iter().enumerate() {
         let prepared = table.prepare_as(&work.identity)?;
         #[allow(clippy::cast_possible_truncation, reason = "a job of 1 MiB has fewer tables")]
@@ -142,6 +146,34 @@ fn read(link: &mut Link, job: JobId, work: &SnapshotJob, sent: &Cell<bool>) -> R
         reads::observe(oid, run).0?;
     }
     Ok(())
+}
+
+/// The rows of the parts in which a client's old copy differs. They are read twice, once to find out which: so nothing is kept
+/// of them, however many they are.
+fn read_differing(
+    link: &mut Link,
+    work: &SnapshotJob,
+    table: &Reading,
+    have: &OldCopy,
+    sent: &Cell<bool>,
+) -> Result<(), Interrupted> {
+    let OldCopy { hashed, key, hashes } = have;
+    #[allow(clippy::cast_possible_truncation, reason = "up to 4096")]
+    let parts = hashes.len() as u32;
+    let what = Division { job: work.job, table, identity: &work.identity, hashed, key, parts, sent };
+    let differing = what.read(link, Task { sums: true, want: &[], tells: true }, |rows| {
+        let pairs = rows.parts().iter().zip(hashes);
+        let differing = (0..).zip(pairs).filter(|(_, (own, theirs))| own.number() != **theirs);
+        let differing: Vec<u32> = differing.map(|(part, _)| part).collect();
+        if differing.is_empty() {
+            rows.send_rows(true)?;
+        }
+        Ok(differing)
+    })?;
+    if differing.is_empty() {
+        return Ok(());
+    }
+    what.read(link, Task { sums: false, want: &differing, tells: true }, |rows| rows.send_rows(true))
 }
 
 /// Postgres' privileges must be what decides, so the role must be subject to them. Whether it may bypass row-level

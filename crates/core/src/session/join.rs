@@ -160,7 +160,7 @@ impl<F: Frame> Session<F> {
                 let Some(sub) = self.subs.iter_mut().find(|s| s.number == number) else { continue };
                 sub.state = State::Live;
                 self.holding = None;
-                let (mut text, tail) = snapshot_parts(&sub.id, true, None);
+                let (mut text, tail) = snapshot_parts(&sub.id, true, None, None);
                 text.extend_from_slice(b"[]");
                 text.extend_from_slice(&tail);
                 out.push(Action::Text(String::from_utf8(text).unwrap_or_default()));

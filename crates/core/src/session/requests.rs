@@ -6,7 +6,7 @@
 use super::subscription::{Sub, bridge_id};
 use super::{Action, Frame, Phase, Session, error, error_text};
 use rte_protocol::bridge::ToFeeder;
-use rte_protocol::wire::{ClientMessage, CloseCode, ErrorCode, Hello, ParseError, ServerMessage, Subscription};
+use rte_protocol::wire::{ClientMessage, CloseCode, ErrorCode, Have, Hello, ParseError, ServerMessage, Subscription};
 
 /// Longer ids of subscriptions are refused: they are kept and repeated.
 const MAX_ID: usize = 256;
@@ -45,7 +45,7 @@ impl<F: Frame> Session<F> {
             ClientMessage::Hello(_) => {
                 out.push(error(ErrorCode::UnexpectedMessage, "hello was said already", None, None));
             }
-            ClientMessage::Subscribe(subscription) => match self.admit(&subscription) {
+            ClientMessage::Subscribe(subscription) => match self.admit(&subscription, false) {
                 Ok(number) => {
                     let subscription = rename(subscription, number);
                     out.push(Action::Feeder(ToFeeder::Subscribe { session: self.id, subscription }));
@@ -88,7 +88,7 @@ impl<F: Frame> Session<F> {
     fn hello(&mut self, hello: Hello, out: &mut Vec<Action<F>>) {
         let mut subscriptions = Vec::new();
         for subscription in hello.subscriptions {
-            match self.admit(&subscription) {
+            match self.admit(&subscription, hello.cursor.is_some()) {
                 Ok(number) => subscriptions.push(rename(subscription, number)),
                 Err(text) => self.deferred.push(text),
             }
@@ -111,7 +111,7 @@ impl<F: Frame> Session<F> {
     }
 
     /// Books a subscription and answers its number, or the text of the refusal.
-    fn admit(&mut self, subscription: &Subscription) -> Result<u32, String> {
+    fn admit(&mut self, subscription: &Subscription, has_cursor: bool) -> Result<u32, String> {
         let id = subscription.id.as_str();
         if id.len() > MAX_ID {
             let message = "the id of a subscription may have 256 bytes";
@@ -120,6 +120,11 @@ impl<F: Frame> Session<F> {
         if self.subs.iter().any(|s| &*s.id == id && s.is_the_clients()) {
             let message = "there is a subscription of this id already";
             return Err(error_text(ErrorCode::DuplicateSubscription, message, None, Some(id)));
+        }
+        let fault = subscription.have.as_ref().and_then(Have::fault);
+        let nowhere = subscription.resume_only && !has_cursor;
+        if let Some(message) = fault.or(nowhere.then_some("`resume_only` is for a `hello` with a cursor")) {
+            return Err(error_text(ErrorCode::BadMessage, message, None, Some(id)));
         }
         if self.subs.len() >= self.max_subscriptions {
             let message = format!("a connection may have {} subscriptions", self.max_subscriptions);

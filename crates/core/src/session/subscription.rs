@@ -125,7 +125,8 @@ impl<F: Frame> Session<F> {
         self.subs.iter().position(|s| s.number == number)
     }
 
-    /// The feeder has registered a subscription: frames of the shape concern it from here on.
+    /// The feeder has registered a subscription: frames of the shape concern it from here on. It goes on from the client's
+    /// cursor, or joins, perhaps with a snapshot that is partial.
     #[allow(clippy::too_many_arguments, reason = "the fields of the bridge message")]
     pub fn subscribed(
         &mut self,
@@ -134,7 +135,7 @@ impl<F: Frame> Session<F> {
         table: String,
         key: Vec<String>,
         columns: Vec<Column>,
-        resumed: bool,
+        (resumed, partial): (bool, bool),
         digest: Option<u64>,
         out: &mut Vec<Action<F>>,
     ) {
@@ -172,7 +173,7 @@ impl<F: Frame> Session<F> {
         } else {
             used.joining += 1;
         }
-        let message = ServerMessage::Subscribed { id, shape: shape_text(shape), table, key, columns, resumed };
+        let message = ServerMessage::Subscribed { id, shape: shape_text(shape), table, key, columns, resumed, partial };
         out.push(Action::Text(message.to_text()));
         if asked_in_hello {
             self.answered(out);
@@ -199,6 +200,18 @@ impl<F: Frame> Session<F> {
         self.subs[at].state = State::Resyncing;
         let id = self.subs[at].id.to_string();
         out.push(Action::Text(ServerMessage::Resync { id, reason }.to_text()));
+    }
+
+    /// A subscription that was to go on from the client's cursor, and only so, cannot.
+    pub fn not_resumed(&mut self, id: &str, reason: String, out: &mut Vec<Action<F>>) {
+        let Some(at) = self.position(id) else { return };
+        // The client has to know before a commit that the answer lets out moves its cursor on.
+        if self.subs[at].is_the_clients() {
+            let id = self.subs[at].id.to_string();
+            out.push(Action::Text(ServerMessage::Resync { id: id.clone(), reason }.to_text()));
+            out.push(Action::Text(ServerMessage::Unsubscribed { id }.to_text()));
+        }
+        self.remove(at, out);
     }
 
     /// The feeder ends a subscription.

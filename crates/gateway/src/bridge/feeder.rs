@@ -124,8 +124,8 @@ fn handle(
         FromFeeder::Refused { session, close, code, message, hint } => {
             to(session, SessionEvent::Refused { close, code, message, hint });
         }
-        FromFeeder::Subscribed { session, id, shape, table, key, columns, resumed, digest } => {
-            to(session, SessionEvent::Subscribed { id, shape, table, key, columns, resumed, digest });
+        FromFeeder::Subscribed { session, id, shape, table, key, columns, resumed, partial, digest } => {
+            to(session, SessionEvent::Subscribed { id, shape, table, key, columns, resumed, partial, digest });
         }
         FromFeeder::Job { job, session, ids } => {
             // Before a worker can begin it.
@@ -150,6 +150,7 @@ fn handle(
             to(session, SessionEvent::VerifyFailed { request, code, message, hint });
         }
         FromFeeder::Resync { session, id, reason } => to(session, SessionEvent::Resync { id, reason }),
+        FromFeeder::NotResumed { session, id, reason } => to(session, SessionEvent::NotResumed { id, reason }),
         FromFeeder::Ended { session, id, code, message, hint } => {
             to(session, SessionEvent::Ended { id, code, message, hint });
         }

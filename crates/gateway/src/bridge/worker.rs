@@ -87,7 +87,7 @@ fn handle(
         let Some(running) = jobs.running(worker, *job) else { return Ok(()) };
         // From its first row on, or its end, a job is not started anew.
         let decides = match &message {
-            FromWorker::Rows { rows, .. } => *rows > 0,
+            FromWorker::Rows { rows, parts, .. } => *rows > 0 || parts.is_some(),
             other => matches!(other, FromWorker::End { .. }),
         };
         if decides && !std::mem::replace(&mut running.rows_sent, true) && running.job.kind == Kind::Snapshot {
@@ -135,9 +135,9 @@ fn snapshot(
             bridge.tell_feeder(feeder, &ToFeeder::NeedTick);
             SessionEvent::Begin { job, snapshot: snapshot.parse()? }
         }
-        FromWorker::Rows { job, index, rows, done, total } => {
+        FromWorker::Rows { job, index, rows, done, total, parts } => {
             let credit = flow.take(body.len());
-            SessionEvent::Rows { job, index, rows, body, done, total, credit }
+            SessionEvent::Rows { job, index, rows, body, done, total, parts, credit }
         }
         FromWorker::End { job } | FromWorker::Answer { job } => SessionEvent::JobEnded { job },
         FromWorker::Failed { job, code, message, hint } => SessionEvent::JobFailed { job, code, message, hint },

@@ -96,24 +96,25 @@ impl Hub {
             SessionEvent::Refused { close, code, message, hint } => {
                 s.refuse(close_code(close), code, &message, hint.as_deref(), out);
             }
-            SessionEvent::Subscribed { id, shape, table, key, columns, resumed, digest } => {
+            SessionEvent::Subscribed { id, shape, table, key, columns, resumed, partial, digest } => {
                 if let Some(feeder) = self.feeders.get(&feeder) {
                     self.subscribing = feeder.figures.table(&table);
                 }
-                s.subscribed(&id, shape, table, key, columns, resumed, digest, out);
+                s.subscribed(&id, shape, table, key, columns, (resumed, partial), digest, out);
             }
             SessionEvent::Resync { id, reason } => s.resync(&id, reason, out),
+            SessionEvent::NotResumed { id, reason } => s.not_resumed(&id, reason, out),
             SessionEvent::Ended { id, code, message, hint } => s.ended(&id, code, &message, hint.as_deref(), out),
             SessionEvent::Error { id, code, message, hint } => {
                 s.session_error(id.as_deref(), code, &message, hint.as_deref(), out);
             }
             SessionEvent::Job { job, ids } => s.job(job, &ids, out),
             SessionEvent::Begin { job, snapshot } => s.begin(job, snapshot),
-            SessionEvent::Rows { job, index, rows, body, done, total, credit } => {
-                if rows > 0
+            SessionEvent::Rows { job, index, rows, body, done, total, parts, credit } => {
+                if (rows > 0 || parts.is_some())
                     && let Some(id) = s.rows_for(job, index)
                 {
-                    let (before, after) = snapshot_parts(id, false, total);
+                    let (before, after) = snapshot_parts(id, false, total, parts.as_deref());
                     let frame = OutFrame::text_parts(&before, body, after, Some(credit));
                     self.push_paced(conn, state, frame, rows);
                 }

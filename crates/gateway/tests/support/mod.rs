@@ -296,6 +296,7 @@ impl Feeder {
             key: vec!["k".into()],
             columns: vec![Column { name: "k".into(), type_name: "int4".into(), nullable: false }],
             resumed,
+            partial: false,
             digest: Some(digest(id, shape)),
         });
     }
@@ -422,7 +423,7 @@ impl Worker {
 
     pub fn rows(&mut self, job: u64, index: u32, rows: &Value, done: bool) {
         let count = rows.as_array().map_or(0, Vec::len) as u32;
-        let head = FromWorker::Rows { job, index, rows: count, done, total: None };
+        let head = FromWorker::Rows { job, index, rows: count, done, total: None, parts: None };
         send_frame(&mut self.stream, &head, rows.to_string().as_bytes());
     }
 }

@@ -85,6 +85,8 @@ pub enum FromFeeder {
         key: Vec<String>,
         columns: Vec<Column>,
         resumed: bool,
+        /// Not resumed: the first rows of the job say which parts they are of.
+        partial: bool,
         /// Names what the subscription reads, for the cursors of its connection: a hash of its id as the client chose it
         /// (without the number that it has on the bridge), table, columns and predicate. None where it cannot be resumed.
         digest: Option<u64>,
@@ -124,6 +126,8 @@ pub enum FromFeeder {
     /// The subscription's copy can no longer be continued. `resync` goes to the client; `Subscribed` and
     /// a `Job` follow. Frames of its old shape no longer concern it.
     Resync { session: SessionId, id: String, reason: String },
+    /// A subscription that was to be resumed and nothing else is not: `resync` and `unsubscribed` go to the client.
+    NotResumed { session: SessionId, id: String, reason: String },
     /// The feeder ends a subscription (its table was dropped or unregistered): the client gets `error`
     /// with the code and `unsubscribed`.
     Ended { session: SessionId, id: String, code: ErrorCode, message: String, hint: Option<String> },

@@ -29,8 +29,8 @@ pub enum FromWorker {
     Begin { job: JobId, snapshot: String },
     /// Rows of the job's subscription number `index` (as in `ids` of the feeder's `Job`): the body is a
     /// JSON array of arrays. Each subscription ends with exactly one `done`. Of a verification they are the rows of the
-    /// wanted parts, with `index` 0.
-    Rows { job: JobId, index: u32, rows: u32, done: bool, total: Option<u64> },
+    /// wanted parts, with `index` 0. Of a partial snapshot the first says which `parts` they are of.
+    Rows { job: JobId, index: u32, rows: u32, done: bool, total: Option<u64>, parts: Option<Vec<u32>> },
     /// A verification has locked its table and waits for `Export`. Comes again after `Again`.
     Ready { job: JobId },
     /// The snapshot of a verification is taken and exported; the body goes to the feeder as it is, signed. `Adopted` or

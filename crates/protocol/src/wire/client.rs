@@ -62,7 +62,7 @@ pub struct ClientInfo {
 }
 
 /// A subscription: a shape under a name that the client chose.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 pub struct Subscription {
     /// Unique in the connection.
     pub id: String,
@@ -76,6 +76,48 @@ pub struct Subscription {
     pub predicate: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Vec<Value>>,
+    /// Where the copy cannot go on from the cursor, no snapshot is wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resume_only: bool,
+    /// What an old copy comes to: of a snapshot only the parts that differ are wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub have: Option<Have>,
+}
+
+/// An old copy, hashed by parts as `verified` does it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+pub struct Have {
+    /// 1 to [`Verify::MAX_PARTS`].
+    pub parts: u32,
+    /// One for each part, sixteen hexadecimal digits.
+    pub hashes: Vec<String>,
+    /// Names of the columns that are hashed; none means all of the subscription's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+}
+
+impl Have {
+    /// What is wrong with it, if something is.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        if !(1..=Verify::MAX_PARTS).contains(&self.parts) || self.hashes.len() != self.parts as usize {
+            return Some("`have` must be of 1 to 4096 parts, with a hash of each");
+        }
+        if self.numbers().is_none() {
+            return Some("a hash in `have` must be sixteen hexadecimal digits");
+        }
+        self.columns.as_ref().is_some_and(Vec::is_empty).then_some("`columns` of `have` must name a column")
+    }
+
+    /// The hashes as numbers; none where one is not written as it must be.
+    #[must_use]
+    pub fn numbers(&self) -> Option<Vec<u64>> {
+        let number = |hash: &String| {
+            let digits = hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+            digits.then(|| u64::from_str_radix(hash, 16).ok()).flatten()
+        };
+        self.hashes.iter().map(number).collect()
+    }
 }
 
 /// `auth`.
@@ -291,6 +333,31 @@ mod tests {
             let m = ClientMessage::parse(&format!(r#"{{"type":"verify","id":"7",{field}}}"#));
             assert!(matches!(m, Err(ParseError::Field { id: Some(id), .. }) if id == "7"), "{field}");
         }
+    }
+
+    #[test]
+    fn an_old_copy_is_told_by_a_hash_of_each_part() {
+        let have = |text: &str| {
+            let m = ClientMessage::parse(&format!(r#"{{"type":"subscribe","id":"7","table":"t","have":{text}}}"#));
+            match m {
+                Ok(ClientMessage::Subscribe(Subscription { have: Some(have), .. })) => have,
+                other => panic!("{text}: {other:?}"),
+            }
+        };
+        let two = have(r#"{"parts":2,"hashes":["00000000000000ff","FFffffffffffffff"],"columns":["a"]}"#);
+        assert_eq!((two.fault(), two.numbers()), (None, Some(vec![255, u64::MAX])));
+        for wrong in [
+            r#"{"parts":0,"hashes":[]}"#,
+            r#"{"parts":2,"hashes":["00000000000000ff"]}"#,
+            r#"{"parts":1,"hashes":["0","0"]}"#,
+            r#"{"parts":1,"hashes":["ff"]}"#,
+            r#"{"parts":1,"hashes":["+0000000000000ff"]}"#,
+            r#"{"parts":1,"hashes":["00000000000000ff"],"columns":[]}"#,
+        ] {
+            assert!(have(wrong).fault().is_some(), "{wrong}");
+        }
+        let many = Have { parts: 4097, hashes: vec!["0".repeat(16); 4097], columns: None };
+        assert!(many.fault().is_some());
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod number;
 mod server;
 
 pub use client::{
-    Auth, Channel, ClientInfo, ClientMessage, Hello, Mutate, ParseError, Ping, Publish, Subscription, Verify,
+    Auth, Channel, ClientInfo, ClientMessage, Have, Hello, Mutate, ParseError, Ping, Publish, Subscription, Verify,
 };
 pub use close::CloseCode;
 pub use code::ErrorCode;

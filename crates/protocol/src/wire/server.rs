@@ -36,6 +36,9 @@ pub enum ServerMessage {
         key: Vec<String>,
         columns: Vec<Column>,
         resumed: bool,
+        /// The snapshot that follows has only the parts in which the copy that the client told of differs.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        partial: bool,
     },
     Snapshot {
         id: String,
@@ -43,6 +46,9 @@ pub enum ServerMessage {
         done: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         total: Option<u64>,
+        /// Of a partial one, in the first message: which parts it has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parts: Option<Vec<u32>>,
     },
     Changes {
         shape: String,
@@ -150,13 +156,18 @@ pub fn changes_frame(shape: &str, changes: &[u8]) -> Vec<u8> {
 
 /// What stands before and after the rows (`[[…],[…]]`) of a `snapshot` frame.
 #[must_use]
-pub fn snapshot_parts(id: &str, done: bool, total: Option<u64>) -> (Vec<u8>, Vec<u8>) {
+pub fn snapshot_parts(id: &str, done: bool, total: Option<u64>, parts: Option<&[u32]>) -> (Vec<u8>, Vec<u8>) {
     let id = serde_json::to_string(id).unwrap_or_default();
     let head = format!("{{\"type\":\"snapshot\",\"id\":{id},\"rows\":");
-    let tail = match total {
-        Some(total) => format!(",\"done\":{done},\"total\":{total}}}"),
-        None => format!(",\"done\":{done}}}"),
-    };
+    let mut tail = format!(",\"done\":{done}");
+    if let Some(total) = total {
+        tail.push_str(&format!(",\"total\":{total}"));
+    }
+    if let Some(parts) = parts {
+        tail.push_str(",\"parts\":");
+        tail.push_str(&serde_json::to_string(parts).unwrap_or_default());
+    }
+    tail.push('}');
     (head.into_bytes(), tail.into_bytes())
 }
 
@@ -188,12 +199,11 @@ mod tests {
         let m: ServerMessage = serde_json::from_slice(&frame).expect("changes");
         assert!(matches!(m, ServerMessage::Changes { shape, changes } if shape == "s1" && changes.len() == 1));
 
-        let (head, tail) = snapshot_parts("a\"b", true, Some(3));
+        let (head, tail) = snapshot_parts("a\"b", true, Some(3), Some(&[0, 7]));
         let text = [head.as_slice(), b"[[1],[2]]", &tail].concat();
         let m: ServerMessage = serde_json::from_slice(&text).expect("snapshot");
-        assert!(
-            matches!(m, ServerMessage::Snapshot { id, rows, done: true, total: Some(3) } if id == "a\"b" && rows.len() == 2)
-        );
+        assert!(matches!(m, ServerMessage::Snapshot { id, rows, done: true, total: Some(3), parts: Some(parts) }
+                if id == "a\"b" && rows.len() == 2 && parts == [0, 7]));
 
         let (head, tail) = repair_parts("a\"b", false);
         let text = [head.as_slice(), b"[[1],[2]]", &tail].concat();

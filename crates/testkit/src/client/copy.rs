@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use rte_core::integrity::part_of;
 use rte_protocol::wire::Column;
 
 use super::frame::{Change, Frame, Json, Row, Subscribed, key_text};
@@ -46,6 +47,12 @@ pub struct Subscription {
     pub columns: Vec<Column>,
     /// By key text. Valid as of the copy's cursor when the state is `Live`.
     pub rows: HashMap<Json, Row>,
+    /// Parts by which the server is told of an old copy, where one does not go on; 0: it is not.
+    pub have_parts: u32,
+    /// In `hello`: nothing but to go on is wanted.
+    pub resume_only: bool,
+    /// The snapshot under way is partial: which parts it has, once it is told.
+    partial: Option<Option<Vec<u32>>>,
     key_at: Vec<usize>,
     staged: Vec<Row>,
     pending: Vec<Change>,
@@ -81,6 +88,9 @@ pub struct Counts {
     /// Subscriptions that were offered for resumption and got a snapshot.
     pub refused_resumes: u64,
     pub resumed: u64,
+    /// Snapshots that were partial, and the rows of all snapshots.
+    pub partial: u64,
+    pub snapshot_rows: u64,
     /// `insert` of a row that was there, `update` or `delete` of one that was not: allowed, but telling.
     pub repeated: u64,
     /// Longest text of a value that an `update` carried.
@@ -113,6 +123,9 @@ impl Copy {
             key: Vec::new(),
             columns: Vec::new(),
             rows: HashMap::new(),
+            have_parts: 0,
+            resume_only: false,
+            partial: None,
             key_at: Vec::new(),
             staged: Vec::new(),
             pending: Vec::new(),
@@ -154,7 +167,7 @@ impl Copy {
         }
         match frame {
             Frame::Subscribed(subscribed) => self.subscribed(subscribed),
-            Frame::Snapshot { id, rows, done } => self.snapshot(&id, rows, done),
+            Frame::Snapshot { id, rows, done, parts } => self.snapshot(&id, rows, done, parts),
             Frame::Changes { shape, changes } => self.changes(&shape, &changes),
             Frame::Commit { cursor, time } => self.commit(cursor, time, watch),
             Frame::Resync { id, reason } => self.resync(&id, reason),
@@ -222,6 +235,11 @@ impl Copy {
             (State::Ending, _) => {}
             (state, resumed) => return Err(format!("{}: subscribed (resumed: {resumed}) while {state:?}", m.id)),
         }
+        if m.partial && (m.resumed || s.have_parts == 0) {
+            return Err(format!("{}: a partial snapshot without an old copy", m.id));
+        }
+        self.counts.partial += u64::from(m.partial);
+        s.partial = m.partial.then_some(None);
         s.key_at = m
             .key
             .iter()
@@ -234,7 +252,7 @@ impl Copy {
         Ok(())
     }
 
-    fn snapshot(&mut self, id: &str, rows: Vec<Row>, done: bool) -> Result<(), String> {
+    fn snapshot(&mut self, id: &str, rows: Vec<Row>, done: bool, parts: Option<Vec<u32>>) -> Result<(), String> {
         let s = self.subscriptions.get_mut(id).ok_or_else(|| format!("snapshot of {id:?}, which is unknown"))?;
         match s.state {
             State::Joining(false) => s.state = State::Joining(done),
@@ -244,6 +262,17 @@ impl Copy {
         if let Some(row) = rows.iter().find(|r| r.len() != s.columns.len()) {
             return Err(format!("{id}: a row of {} values for {} columns", row.len(), s.columns.len()));
         }
+        match (&mut s.partial, parts) {
+            (None, None) | (Some(Some(_)), None) => {}
+            (Some(told @ None), Some(parts)) => *told = Some(parts),
+            (partial, parts) => return Err(format!("{id}: parts {parts:?} where {partial:?} were told")),
+        }
+        if let Some(Some(want)) = &s.partial
+            && let Some(row) = rows.iter().find(|row| !want.contains(&part_of(s.key_of(row).as_bytes(), s.have_parts)))
+        {
+            return Err(format!("{id}: {row:?} is of none of the parts {want:?}"));
+        }
+        self.counts.snapshot_rows += rows.len() as u64;
         s.staged.extend(rows);
         Ok(())
     }
@@ -343,8 +372,16 @@ impl Subscription {
 
     /// The staged snapshot becomes the copy.
     fn replace(&mut self, watch: &mut dyn Watch) -> Result<(), String> {
-        for (_, old) in self.rows.drain() {
-            watch.row(&self.id, Some(&old), None);
+        let parts = self.have_parts;
+        let gone: Vec<Json> = match self.partial.take() {
+            None => self.rows.keys().cloned().collect(),
+            Some(want) => {
+                let want = want.ok_or_else(|| format!("{}: no parts were told", self.id))?;
+                self.rows.keys().filter(|key| want.contains(&part_of(key.as_bytes(), parts))).cloned().collect()
+            }
+        };
+        for key in gone {
+            watch.row(&self.id, self.rows.remove(&key).as_ref(), None);
         }
         for row in std::mem::take(&mut self.staged) {
             watch.row(&self.id, None, Some(&row));

@@ -25,6 +25,8 @@ pub enum Frame {
         id: String,
         rows: Vec<Row>,
         done: bool,
+        /// Of a partial one, in its first frame.
+        parts: Option<Vec<u32>>,
     },
     Changes {
         shape: String,
@@ -64,6 +66,8 @@ pub struct Subscribed {
     pub key: Vec<String>,
     pub columns: Vec<Column>,
     pub resumed: bool,
+    #[serde(default)]
+    pub partial: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +101,8 @@ struct RawSnapshot<'a> {
     #[serde(borrow)]
     rows: Vec<Vec<&'a RawValue>>,
     done: bool,
+    #[serde(default)]
+    parts: Option<Vec<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +147,8 @@ impl Frame {
             "subscribed" => Self::Subscribed(serde_json::from_str(text).map_err(bad)?),
             "snapshot" => {
                 let raw: RawSnapshot = serde_json::from_str(text).map_err(bad)?;
-                Self::Snapshot { id: raw.id, rows: raw.rows.iter().map(|r| row(r)).collect(), done: raw.done }
+                let rows = raw.rows.iter().map(|r| row(r)).collect();
+                Self::Snapshot { id: raw.id, rows, done: raw.done, parts: raw.parts }
             }
             "changes" => {
                 let raw: RawChanges = serde_json::from_str(text).map_err(bad)?;

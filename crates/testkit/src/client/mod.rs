@@ -20,7 +20,7 @@ pub use copy::{Copy, Counts, Silent, State, Subscription, Watch};
 pub use frame::{Failure, Frame, Row};
 use transport::Socket;
 pub use transport::Transport;
-pub use verify::{Ask, Verdict};
+pub use verify::{Ask, Verdict, hash};
 
 use crate::wait::{patience, wait_until};
 
@@ -159,7 +159,15 @@ impl Client {
     }
 
     fn hello(&self, resumed: &[String]) -> Value {
-        let subscriptions: Vec<Value> = resumed.iter().map(|id| ask(&self.copy.subscriptions[id])).collect();
+        let subscription = |id: &String| {
+            let s = &self.copy.subscriptions[id];
+            let mut asked = ask(s);
+            if s.resume_only {
+                asked["resume_only"] = true.into();
+            }
+            asked
+        };
+        let subscriptions: Vec<Value> = resumed.iter().map(subscription).collect();
         let mut hello = json!({"type": "hello", "client": {"name": self.options.name}});
         if !subscriptions.is_empty() {
             hello["cursor"] = json!(self.copy.cursor);
@@ -288,6 +296,25 @@ impl Client {
             subscribe["type"] = "subscribe".into();
             self.send(&subscribe);
         }
+    }
+
+    /// Asks anew for a subscription that the server has ended, telling of the rows that it has if it is to.
+    ///
+    /// # Panics
+    /// When there is no such subscription.
+    pub fn subscribe_again(&mut self, id: &str) {
+        let s = self.copy.subscriptions.get_mut(id).expect("a subscription");
+        s.state = State::Asked(false);
+        let mut subscribe = ask(s);
+        subscribe["type"] = "subscribe".into();
+        self.send(&subscribe);
+    }
+
+    /// Comes back without the cursor: with a snapshot, or what of it differs.
+    pub fn come_back_anew(&mut self) {
+        self.leave();
+        self.copy.cursor = None;
+        self.come_back();
     }
 
     /// Shows a fresh token on the open connection, and keeps it for the next.
@@ -495,6 +522,10 @@ fn ask(s: &Subscription) -> Value {
     if let Some((condition, params)) = &s.condition {
         ask["where"] = condition.as_str().into();
         ask["params"] = params.as_slice().into();
+    }
+    if s.have_parts > 0 && s.state == State::Asked(false) {
+        let hashes: Vec<String> = verify::hash(s, s.have_parts, None).iter().map(ToString::to_string).collect();
+        ask["have"] = json!({"parts": s.have_parts, "hashes": hashes});
     }
     ask
 }

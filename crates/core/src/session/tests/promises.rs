@@ -78,7 +78,7 @@ fn subscriptions_are_counted_until_the_feeder_has_answered() {
     assert_eq!(texts(&out)[0]["type"], "unsubscribed");
     assert_eq!(texts(&say(&mut session, &subscribe("a")))[0]["code"], "TOO_MANY_SUBSCRIPTIONS");
     let mut out = Vec::new();
-    session.subscribed("0:a", 1, "t".into(), vec![], vec![], false, None, &mut out);
+    session.subscribed("0:a", 1, "t".into(), vec![], vec![], (false, false), None, &mut out);
     assert!(out.is_empty(), "the answer to the first of this name is nobody's: {out:?}");
     assert!(matches!(say(&mut session, &subscribe("a"))[..], [Action::Feeder(_)]));
 }
@@ -160,7 +160,7 @@ fn a_cursor_names_the_live_subscriptions_however_many_they_are() {
         for (n, id) in ids.iter().enumerate() {
             let text = format!(r#"{{"type":"subscribe","id":"i{n}","table":"t"}}"#);
             say(&mut session, &text);
-            session.subscribed(id, 1, "t".into(), vec![], vec![], false, Some(n as u64), &mut out);
+            session.subscribed(id, 1, "t".into(), vec![], vec![], (false, false), Some(n as u64), &mut out);
         }
         session.job(1, &ids, &mut out);
         session.begin(1, Snapshot::new(5, vec![]));
@@ -180,4 +180,41 @@ fn a_cursor_names_the_live_subscriptions_however_many_they_are() {
         let Some(Action::Commit(_, held)) = out.last() else { panic!("{out:?}") };
         assert!(held.holds_exactly(&digests[1..]), "what is gone is not held");
     }
+}
+
+#[test]
+fn who_cannot_go_on_knows_it_before_a_commit_moves_the_others_on() {
+    let tick = Rc::new(Tick { snapshot: Snapshot::new(9, vec![]), cursor: Stem::new("c"), time: "t".into() });
+    let mut session = Session::new(1, "peer", 5);
+    let hello = r#"{"type":"hello","cursor":"c","subscriptions":[{"id":"a","table":"t"},
+        {"id":"b","table":"t","resume_only":true},{"id":"c","table":"t","resume_only":true}]}"#;
+    let mut out = say(&mut session, hello);
+    session.attach("", &mut out);
+    let limits = Limits { max_frame_bytes: 1, max_subscriptions: 5, client_queue_bytes: 1 };
+    let welcome = Welcome {
+        session: "u".into(),
+        tenant: "t".into(),
+        server: "s".into(),
+        heartbeat_ms: 1,
+        limits,
+        expires_in_ms: None,
+    };
+    session.opened(welcome, "web".into(), vec![], &mut out);
+    session.subscribed("0:a", 1, "t".into(), vec![], vec![], (true, false), Some(1), &mut out);
+    session.catch_up_ended(&mut out);
+    say(&mut session, r#"{"type":"unsubscribe","id":"c"}"#);
+    out.clear();
+    assert_eq!(session.changes(1, &Nothing), crate::session::Delivery::Kept);
+    session.commit(&tick, &mut out);
+    session.not_resumed("2:c", "cursor_expired".into(), &mut out);
+    assert!(out.is_empty(), "one is not answered, and of one that the client has ended nothing is said: {out:?}");
+    session.not_resumed("1:b", "cursor_expired".into(), &mut out);
+    let told = texts(&out);
+    assert_eq!((&told[0]["type"], &told[0]["reason"]), (&"resync".into(), &"cursor_expired".into()));
+    assert_eq!((&told[1]["type"], &told[1]["id"]), (&"unsubscribed".into(), &"b".into()));
+    assert!(matches!(out[2..], [Action::Frame(Nothing), Action::Commit(..)]), "{out:?}");
+    let again = r#"{"type":"subscribe","id":"b","table":"t"}"#;
+    assert!(matches!(say(&mut session, again)[..], [Action::Feeder(ToFeeder::Subscribe { .. })]), "the id is free");
+    let wrong = r#"{"type":"subscribe","id":"d","table":"t","resume_only":true}"#;
+    assert_eq!(texts(&say(&mut session, wrong))[0]["code"], "BAD_MESSAGE");
 }

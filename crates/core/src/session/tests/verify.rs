@@ -20,7 +20,7 @@ fn column() -> Vec<Column> {
 fn live() -> Session<Nothing> {
     let mut session = open(5);
     let mut out = say(&mut session, r#"{"type":"subscribe","id":"a","table":"t"}"#);
-    session.subscribed("0:a", 1, "t".into(), vec!["id".into()], column(), false, None, &mut out);
+    session.subscribed("0:a", 1, "t".into(), vec!["id".into()], column(), (false, false), None, &mut out);
     session.job(1, &["0:a".into()], &mut out);
     session.begin(1, Snapshot::new(10, vec![]));
     session.rows_done(1, 0, Some(&tick("c0")), &mut out);
@@ -108,7 +108,7 @@ fn what_cannot_be_verified_is_refused_by_its_code() {
         assert_eq!((out[0]["code"].as_str(), out[0]["id"].as_str()), (Some(code.as_str()), id), "{text}");
     }
     let mut out = Vec::new();
-    session.subscribed("1:b", 2, "t".into(), vec!["id".into()], column(), false, None, &mut out);
+    session.subscribed("1:b", 2, "t".into(), vec!["id".into()], column(), (false, false), None, &mut out);
     let out = texts(&say(&mut session, r#"{"type":"verify","id":"b"}"#));
     assert_eq!((out[0]["code"].as_str(), out[0]["id"].as_str()), (Some("NOT_READY"), Some("b")), "it joins");
     ask(&mut session);

@@ -54,9 +54,7 @@ impl World {
         let subscription = |id: &String| Subscription {
             id: id.clone(),
             table: (if id < &"c".to_owned() { "0" } else { "1" }).into(),
-            columns: None,
-            predicate: None,
-            params: None,
+            ..Subscription::default()
         };
         let hello = Hello {
             cursor: self.client.cursor.clone(),
@@ -79,7 +77,7 @@ impl World {
         } else if !self.asked.contains(&id) {
             self.asked.insert(id.clone());
             let table = if id.as_str() < "c" { "0" } else { "1" }.to_owned();
-            let subscription = Subscription { id, table, columns: None, predicate: None, params: None };
+            let subscription = Subscription { id, table, ..Subscription::default() };
             self.say(ClientMessage::Subscribe(subscription));
         } else if self.random.chance(40) {
             self.asked.remove(&id);

@@ -188,7 +188,7 @@ impl World {
         self.feeder.generation += 1;
         self.feeder.outbox.push_back(FromFeeder::Resync(session, id.to_owned()));
         let table = (shape % 2).to_string();
-        let subscription = Subscription { id: id.to_owned(), table, columns: None, predicate: None, params: None };
+        let subscription = Subscription { id: id.to_owned(), table, ..Subscription::default() };
         self.subscribed(session, &subscription, false);
         self.queue_job(session, vec![id.to_owned()]);
     }

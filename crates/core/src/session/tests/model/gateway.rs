@@ -74,7 +74,7 @@ impl World {
             }
             FromFeeder::Subscribed(session, id, shape, resumed) if session == current => {
                 let digest = digest(clients(&id), shape);
-                self.session.subscribed(&id, shape, "t".into(), vec![], vec![], resumed, digest, &mut out);
+                self.session.subscribed(&id, shape, "t".into(), vec![], vec![], (resumed, false), digest, &mut out);
             }
             FromFeeder::Job(session, job, ids) if session == current => self.session.job(job, &ids, &mut out),
             FromFeeder::Resync(session, id) if session == current => {
