@@ -7,7 +7,10 @@
 
 use crate::event::Poll;
 use crate::frame::OutFrame;
-use crate::http::answer::{Header, head};
+use crate::http::{
+    self,
+    answer::{Header, head},
+};
 use crate::limits::Permit;
 use crate::queue::{OutQueue, Written};
 use crate::websocket::Incoming;
@@ -198,6 +201,14 @@ impl Poller {
             out,
             _permit: permit,
         }
+    }
+
+    /// Answers it without messages, because another one waits in its place. By itself: a socket that has just come takes nothing
+    /// yet, and would be dropped unanswered.
+    pub async fn dismiss(self) {
+        let body = "{\"messages\":[]}";
+        let answer = head(200, "application/json", &self.headers, Some(body.len())) + body;
+        http::finish(&self.stream, answer.as_bytes()).await;
     }
 
     fn begin(&mut self, queue: &mut OutQueue, close: Option<CloseCode>) {

@@ -112,16 +112,12 @@ impl Hub {
             let answer = Answer::error(409, "this is not the next poll", Some("open another connection"));
             return say(stream, poll, answer);
         }
-        // The one before, if it still waits.
-        self.answer_poll(&conn, &mut state);
-        if state.ended {
-            return;
-        }
         state.blocked = false;
         state.last_received = self.now;
         let poller = Poller::new(stream, poll, self.now);
-        if let Some(requests) = state.requests() {
-            requests.poller = Some(poller);
+        let before = state.requests().and_then(|requests| requests.poller.replace(poller));
+        if let Some(before) = before {
+            tokio::task::spawn_local(before.dismiss());
         }
         self.flush_later(&conn, &mut state);
         // For the task to watch the new socket.
