@@ -38,7 +38,7 @@ export interface Applied {
 }
 
 /** Rows that are put, got or deleted in one go: some ten milliseconds of the main thread, also of a slow one. */
-const BATCH = 400;
+const BATCH = 200;
 /** Batches that wait for the database at a time: it works at one while the next is made. */
 const AHEAD = 2;
 /** Keys that are hashed in one go. */
