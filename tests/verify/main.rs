@@ -195,6 +195,8 @@ fn what_cannot_be_compared_is_refused_and_costs_nothing_else() {
     refused(&mut client, "s", Ask { parts: 2, want: vec![0, 1, 0], columns: None }, "BAD_MESSAGE");
     refused(&mut client, "s", Ask { columns: Some(vec![]), ..Ask::default() }, "BAD_MESSAGE");
     refused(&mut client, "s", Ask { columns: Some(vec!["secret".into()]), ..Ask::default() }, "UNKNOWN_COLUMN");
+    // The answer to this one, not one of those above.
+    client.errors.clear();
     client.send(&json!({"type": "verify", "id": "s", "parts": 0}));
     assert_eq!(client.wait_error("BAD_MESSAGE").id.as_deref(), Some("s"));
 
