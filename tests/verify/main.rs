@@ -195,15 +195,16 @@ fn what_cannot_be_compared_is_refused_and_costs_nothing_else() {
     refused(&mut client, "s", Ask { parts: 2, want: vec![0, 1, 0], columns: None }, "BAD_MESSAGE");
     refused(&mut client, "s", Ask { columns: Some(vec![]), ..Ask::default() }, "BAD_MESSAGE");
     refused(&mut client, "s", Ask { columns: Some(vec!["secret".into()]), ..Ask::default() }, "UNKNOWN_COLUMN");
-    // The answer to this one, not one of those above.
-    client.errors.clear();
     client.send(&json!({"type": "verify", "id": "s", "parts": 0}));
     assert_eq!(client.wait_error("BAD_MESSAGE").id.as_deref(), Some("s"));
 
-    // One at a time: the second is refused, and the first is answered.
+    // One at a time: the second is refused, and the first is answered. Not before the second is there: its ticks wait.
+    let feeder = cluster.worker("feeder");
+    kill(feeder, Signal::STOP);
     client.ask_to_verify("s", &parts(4));
     client.send(&json!({"type": "verify", "id": "s"}));
     assert_eq!(client.wait_error("TOO_MANY_REQUESTS").id.as_deref(), Some("s"));
+    kill(feeder, Signal::CONT);
     client.wait_for("the first verdict", |c| c.copy.verdicts.len() == 1);
     assert!(client.copy.verdicts.pop().expect("verdict").is_equal());
 
