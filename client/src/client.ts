@@ -1,5 +1,5 @@
 // The client of one tab: its live tables, its queries, its part in the election of the tab that connects. Whether this tab or
-// another one leads makes no difference to what it offers. Main thread of a page, or Node.
+// another one leads makes no difference to what it offers, but for `verify`. Main thread of a page, or Node.
 
 import type { Dexie } from "dexie";
 import { type Definition, type Layout, wireText } from "./copy/layout.ts";

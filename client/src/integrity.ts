@@ -51,6 +51,7 @@ const MOST_PARTS = 4096;
 const ROUNDS = 4;
 /** The server has asked to come later. */
 const LATER_MS = 1000;
+const SUSPICION_MS = 60_000;
 
 export class Integrity {
   private readonly options: IntegrityOptions;
@@ -59,6 +60,7 @@ export class Integrity {
   private timer: ReturnType<typeof setTimeout> | undefined;
   private later: ReturnType<typeof setTimeout> | undefined;
   private live = false;
+  private readonly suspected = new Map<string, number>();
 
   constructor(options: IntegrityOptions) {
     this.options = options;
@@ -97,6 +99,14 @@ export class Integrity {
   /** The table is not what was asked about any more. */
   forget(name: string): void {
     if (this.current?.report.table === name) this.end(this.current, "the table is not held any more");
+  }
+
+  /** Something about a copy looks wrong: it is compared, at most once a while, since a change that came twice looks so too. */
+  suspect(name: string): void {
+    const now = Date.now();
+    if (!this.live || now - (this.suspected.get(name) ?? -Infinity) < SUSPICION_MS) return;
+    this.suspected.set(name, now);
+    void this.ask([name]);
   }
 
   ask(names: string[]): Promise<VerifyReport[]> {

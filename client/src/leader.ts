@@ -520,6 +520,7 @@ export class Leader {
       }
     }
     for (const table of applied.tables) {
+      if (table.missed) this.integrity.suspect(table.name);
       this.events.onChange({ table: table.name, replaced: table.replaced, changes: table.changes, time: last.time });
     }
     if (applied.layout) this.events.onLayout();

@@ -61,7 +61,7 @@ test("changes tell what they did, and several commits are applied in one", async
     commit("c3", changes("orders", { op: "delete", key: [2] }, { op: "update", key: [9], set: { item: "nobody" } },
       { op: "insert", row: [3, "brown rice"] }, { op: "insert", row: [7, "y"] }, { op: "delete", key: [7] })),
   ]);
-  expect(applied.tables).toEqual([{ name: "orders", replaced: false, changes: [
+  expect(applied.tables).toEqual([{ name: "orders", replaced: false, missed: true, changes: [
     { op: "update", key: 1, row: { id: 1, item: "green tea" } },
     { op: "insert", key: 4, row: { id: 4, item: "x" } },
     { op: "delete", key: 2 },

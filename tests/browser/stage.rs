@@ -60,7 +60,9 @@ impl Stage {
     }
 
     fn command(&self) -> Command {
-        let scripts = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../client/test/browser");
+        // As cargo says it now: clones share what they build, and this may have been built in another one.
+        let tests = env::var_os("CARGO_MANIFEST_DIR").expect("CARGO_MANIFEST_DIR, which cargo sets for tests");
+        let scripts = PathBuf::from(tests).join("../client/test/browser");
         let mut command = Command::new("node");
         command.arg(scripts.join(format!("{}.mjs", self.script)));
         command.env("RTE_URL", format!("http://127.0.0.1:{}", self.cluster.rte_port));

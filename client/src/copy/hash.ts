@@ -81,19 +81,6 @@ export class SetHash {
   }
 }
 
-/** Adds rows and pauses after each `every`, so that who runs it can give way in between. Yields how many were added. */
-export function* hashing(
-  rows: Iterable<{ row: unknown[]; key: unknown[] }>,
-  into: SetHash,
-  every = 1000,
-): Generator<number, void, void> {
-  let done = 0;
-  for (const { row, key } of rows) {
-    into.add(row, key);
-    if (++done % every === 0) yield done;
-  }
-}
-
 function encode(text: string): number {
   if (bytes.length < 3 * text.length + 4) {
     words = new Int32Array(Math.ceil((3 * text.length + 4) / 4) * 2);

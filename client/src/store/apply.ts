@@ -27,6 +27,8 @@ export interface Changed {
    */
   replaced: boolean;
   changes: RowChange[];
+  /** The server has changed a row that was not there: something is wrong with the copy, or the change came twice. */
+  missed?: true;
 }
 
 export interface Applied {
@@ -231,7 +233,10 @@ class Run {
         if (before && told) this.changed.changes.push({ op: "delete", key });
         continue;
       }
-      if (net.op === "patch" && !before) continue;
+      if (net.op === "patch" && !before) {
+        this.changed.missed = true;
+        continue;
+      }
       const row = net.op === "put" ? this.codec.row(net.row) : { ...before, ...this.codec.set(net.set) };
       puts.push(row);
       putKeys.push(key);

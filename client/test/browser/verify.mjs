@@ -42,6 +42,10 @@ await scenario(async ({ server, network, browser, page, note, dice }) => {
   const live = await verify("pgbench_accounts");
   assert(live.failed === undefined && live.repaired >= 1, `under load ${JSON.stringify(live)}`);
   await server.load(false);
+  // Nobody asks: a change of a row that should be there, and is not, is suspicious by itself.
+  await tab.evaluate(() => window.rte.db.table("things").bulkDelete([[15000, "p6"], [15001, "p0"]]));
+  await server.run("UPDATE things SET note = 'seen' WHERE id = 15000");
+  await until("what is missing is fetched unasked", () => tab.evaluate(async () => (await window.rte.db.table("things").get([15000, "p6"]))?.note === "seen" && Boolean(await window.rte.db.table("things").get([15001, "p0"]))));
   const columns = ["id", "part", "note"];
   const expected = (await server.rows("things", columns)).map((row) => JSON.stringify(row)).sort();
   const held = (await tab.evaluate((names) => window.rte.db.table("things").toArray().then((rows) => rows.map((row) => JSON.stringify(names.map((name) => row[name])))), columns)).sort();
