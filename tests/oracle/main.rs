@@ -66,6 +66,8 @@ impl World {
         for table in &tables {
             sql.run(&table.create(&mut dice));
         }
+        // What is set up outlives a crash, whatever the writers' commits wait for.
+        sql.run("SET synchronous_commit = on; UPDATE l SET n = n");
         let clients = (0..6)
             .map(|n| {
                 let mut client = Client::new(cluster.rte_port, &format!("client {n}"));
