@@ -15,7 +15,7 @@ use crate::say;
 use crate::stats::Spread;
 
 /// Deliveries of a burst, whatever the number of clients.
-const DELIVERIES: u64 = 500_000;
+const DELIVERIES: u64 = 4_000_000;
 const WRITERS: u64 = 4;
 const ROWS: u64 = 100;
 /// Changes whose cost is measured, among predicates.
@@ -65,16 +65,18 @@ fn hello(user: usize, subscriptions: &serde_json::Value) -> String {
 
 /// A burst to many clients, with and without a policy that folds.
 fn deliveries(cluster: &Cluster, options: &Options, report: &mut Report) {
-    let head = ["a burst, 250 bytes a row, 500 clients", "deliveries/s"];
+    let head = ["a burst, 250 bytes a row, 500 clients", "deliveries/s", "feeder and gateway, CPU s per million"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let names = ["plain", "folded"];
-    let mut found: [Vec<f64>; 2] = Default::default();
-    for round in 0..options.rounds.min(5) {
+    let workers = Workers::of(cluster);
+    let cpu = || workers.cpu_seconds().0 + workers.cpu_seconds().1;
+    let mut found: [(Vec<f64>, Vec<f64>); 2] = Default::default();
+    for round in 0..options.rounds {
         for turn in turns(round, names.len()) {
             let table = names[turn];
             let each = |n: usize| hello(n, &json!([{"id": "1", "table": table}]));
             let crowd = Crowd::join(cluster.rte_port, 500, Server::Each { hello: &each }, Count::Marks(false));
-            let before = crowd.count();
+            let (before, cpu_before) = (crowd.count(), cpu());
             let start = Instant::now();
             let updates = DELIVERIES / crowd.size;
             write(cluster, table, updates);
@@ -82,19 +84,21 @@ fn deliveries(cluster: &Cluster, options: &Options, report: &mut Report) {
             assert!(crowd.wait_count(goal, Duration::from_secs(60)), "{} of {goal} changes came", crowd.count());
             let speed = DELIVERIES as f64 / start.elapsed().as_secs_f64();
             say(&format!("policies: {table}, round {}: {speed:.0} deliveries/s", round + 1));
-            found[turn].push(speed);
+            found[turn].0.push(speed);
+            found[turn].1.push((cpu() - cpu_before) * 1e6 / DELIVERIES as f64);
         }
     }
-    let ratio: Vec<f64> = found[1].iter().zip(&found[0]).map(|(folded, plain)| folded / plain).collect();
-    let ratio = Spread::of(ratio);
+    let ratio =
+        |plain: &[f64], folded: &[f64]| Spread::of(folded.iter().zip(plain).map(|(folded, plain)| folded / plain));
+    let ratios = [ratio(&found[0].0, &found[1].0), ratio(&found[0].1, &found[1].1)];
     let mut numbers = serde_json::Map::new();
     for (name, found) in ["without a policy", "with a policy that folds"].iter().zip(found) {
-        let speed = Spread::of(found);
-        rows.push(vec![(*name).to_owned(), speed.text(0)]);
-        numbers.insert((*name).to_owned(), speed.json());
+        let (speed, cpu) = (Spread::of(found.0), Spread::of(found.1));
+        rows.push(vec![(*name).to_owned(), speed.text(0), cpu.text(2)]);
+        numbers.insert((*name).to_owned(), json!({"deliveries_per_s": speed.json(), "cpu_s_per_million": cpu.json()}));
     }
-    rows.push(vec!["ratio".to_owned(), ratio.text(2)]);
-    numbers.insert("ratio".to_owned(), ratio.json());
+    rows.push(vec!["ratio".to_owned(), ratios[0].text(2), ratios[1].text(2)]);
+    numbers.insert("ratio".to_owned(), json!({"deliveries": ratios[0].json(), "cpu": ratios[1].json()}));
     report.table("Deliveries with row-level security", &rows);
     report.add("policies_deliveries", numbers.into());
 }
