@@ -325,7 +325,7 @@ export class Leader {
   private message(message: Down): void {
     if (this.ended) return;
     this.inbox.push(message);
-    if (!this.reading) void this.read();
+    if (!this.reading) void this.read().catch((error: unknown) => this.failedToTake(error));
   }
 
   /** Puts messages together in order. A new copy begins only when the one before it has been applied: they are staged by name. */
@@ -348,6 +348,13 @@ export class Leader {
     } finally {
       this.reading = false;
     }
+  }
+
+  /** The copy is as of the last commit, from where another connection goes on. */
+  private failedToTake(error: unknown): void {
+    if (this.ended) return;
+    this.events.onError({ code: "INTERNAL", message: `a message of the server could not be taken: ${String(error)}` });
+    this.connection.fail();
   }
 
   private take(message: Down): void {

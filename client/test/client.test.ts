@@ -92,6 +92,20 @@ test.each([
   await expect(browser.tab().connect({ url: db.url, tables: tables as never })).rejects.toEqual(code(expected));
 });
 
+test("a message that cannot be taken costs the connection, and nothing else", async () => {
+  const errors: ErrorInfo[] = [];
+  const rte = await browser.tab().connect({ url: db.url, tables: { orders: {} }, onError: (error) => errors.push(error) });
+  await live(rte);
+  const session = db.server.sessions.at(-1)!;
+  session.raw(JSON.stringify({ type: "changes", shape: db.shapeOf(session, "orders") }));
+  await until(rte, () => errors.length > 0);
+  expect(errors[0]).toMatchObject({ code: "INTERNAL" });
+  db.commit((t) => t.put("orders", 4, 8, "oil"));
+  await until(rte, () => db.server.sessions.length > 1 && rte.status.state === "live");
+  await until(rte, async () => ids(await rte.tables["orders"]!.toArray()).length === 4);
+  expect(db.snapshots).toEqual(["orders"]);
+});
+
 // Status
 
 test("the status goes from connecting through syncing, with rows and total, to live, and on when the network comes back", async () => {

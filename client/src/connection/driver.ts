@@ -123,6 +123,13 @@ export class Connection {
     this.happen({ type: "expiring" });
   }
 
+  /** What came could not be taken: the connection is made anew, with back-off. */
+  fail(): void {
+    if (!this.transport) return;
+    this.transport.close(CLOSE.normal);
+    this.closed(CLOSE.internal, "the client could not take a message");
+  }
+
   /** Says whether it was sent. What was not belongs into the next `hello`. */
   send(message: Up): boolean {
     if (!this.transport || !this.greeted) return false;
@@ -190,10 +197,7 @@ export class Connection {
     const transport = this.transport;
     const taken = this.call(() => this.options.onMessage(message));
     if (this.transport !== transport) return;
-    if (!taken) {
-      transport?.close(CLOSE.normal);
-      return this.closed(CLOSE.internal, "the client could not take a message");
-    }
+    if (!taken) return this.fail();
     if (message.type === "commit") {
       const time = Date.parse(message.time);
       if (!Number.isNaN(time)) this.happen({ type: "frame", time });

@@ -110,6 +110,11 @@ export class Database {
     for (const session of this.open()) this.tick(session, [writes]);
   }
 
+  /** By which name the session's changes of a live table come. */
+  shapeOf(session: Session, id: string): string {
+    return this.lives.get(session)!.get(id)!.shape;
+  }
+
   /** A commit that concerns nobody. */
   beat(): void {
     for (const session of this.open()) this.sendCommit(session);
