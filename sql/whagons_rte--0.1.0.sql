@@ -109,6 +109,13 @@ CREATE TABLE rte.server_start (
 );
 COMMENT ON TABLE rte.server_start IS 'Starts of the server, each with the oldest transaction that could write after it';
 
+-- At most one row; its slot is another's in a copy of a database that was made from a template.
+CREATE TABLE rte.wal_position (
+    slot     name   NOT NULL,
+    position pg_lsn NOT NULL
+);
+COMMENT ON TABLE rte.wal_position IS 'WAL position up to which everything that is captured from the WAL is in the change log';
+
 CREATE TABLE rte.server_key (
     key bytea NOT NULL
 );

@@ -19,6 +19,7 @@ mod secret;
 mod shmem;
 mod snapshot;
 mod tenants;
+mod wal;
 mod worker;
 
 /// Where `#[pg_guard]` on a block of foreign functions looks for its boundary.

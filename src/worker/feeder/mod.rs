@@ -26,6 +26,7 @@ mod tenants;
 mod tick;
 mod upkeep;
 mod verify;
+mod wal;
 
 use super::process::{self, Terminate};
 use crate::access::role::RoleError;
@@ -54,6 +55,7 @@ use std::time::Instant;
 use tenants::{Landlord, Task};
 use upkeep::Hiring;
 use verify::Verifications;
+use wal::Wal;
 
 pub struct Feeder {
     slot: Slot,
@@ -71,6 +73,12 @@ pub struct Feeder {
     cursor: String,
     time: String,
     pending: Pending,
+    /// The slot that changes are decoded from, while there is one.
+    #[allow(dead_code, reason = "the decoder is being built")]
+    wal: Option<Wal>,
+    /// Why there is none any more; upkeep sees to it before anything is told to clients.
+    #[allow(dead_code, reason = "the decoder is being built")]
+    wal_lost: Option<wal::Lost>,
     history: History,
     registry: Registry,
     shapes: Shapes,
@@ -239,6 +247,8 @@ impl Feeder {
             cursor: String::new(),
             time: String::new(),
             pending: Pending::default(),
+            wal: None,
+            wal_lost: None,
             registry: Registry::new(),
             shapes: Shapes::default(),
             sessions: HashMap::new(),
