@@ -21,7 +21,10 @@ pub use access::{
     require_tenant_claim, statement_timeout_ms,
 };
 pub use gateway::gateway_config;
-pub use log::{history_bytes, max_catch_up_bytes, max_log_bytes, max_tick_interval_us, poll_interval_ms, retention_us};
+pub use log::{
+    history_bytes, max_catch_up_bytes, max_log_bytes, max_tick_bytes, max_tick_interval_us, poll_interval_ms,
+    retention_us,
+};
 pub use network::{heartbeat_ms, max_where_bytes, stall_timeout_ms};
 pub use tenants::{
     auto_create_extension, feeder_idle_timeout, feeder_min_turn_ms, landlord_database, max_databases, max_feeders,
