@@ -54,9 +54,9 @@ pub(super) fn register() {
     );
     int(
         c"rte.max_tick_size",
-        c"Changes that a feeder takes in at once; beyond it, copies of the table with most of them are read anew.",
+        c"Changes that a feeder takes in at once; tables with more are read anew.",
         &MAX_TICK_SIZE,
-        64,
+        16,
         1 << 22,
         Sighup,
         kb,
