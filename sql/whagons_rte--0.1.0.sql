@@ -15,10 +15,21 @@ CREATE TABLE rte.registered_table (
     tenant_column name,
     -- Partitions whose triggers are made. Dumped, because a restore makes the triggers too, and not twice.
     partitions    regclass[]  NOT NULL DEFAULT '{}',
-    registered_at timestamptz NOT NULL DEFAULT now()
+    registered_at timestamptz NOT NULL DEFAULT now(),
+    -- t: by triggers; w: from the WAL, its triggers are disabled; d: by triggers again, but the log may not yet hold all
+    -- that was captured from the WAL before.
+    capture       "char"      NOT NULL DEFAULT 't' CHECK (capture IN ('t', 'w', 'd'))
 );
 COMMENT ON TABLE rte.registered_table IS 'Tables whose changes are captured; columns NULL means all. Dumped and restored.';
 SELECT pg_catalog.pg_extension_config_dump('rte.registered_table', '');
+
+-- Replica identities that capture from the WAL has replaced by FULL, to be restored. Dumped, because FULL is too.
+CREATE TABLE rte.replaced_identity (
+    relation regclass PRIMARY KEY,
+    identity "char"   NOT NULL
+);
+COMMENT ON TABLE rte.replaced_identity IS 'Replica identities that tables have while they are not captured from the WAL. Dumped and restored.';
+SELECT pg_catalog.pg_extension_config_dump('rte.replaced_identity', '');
 
 -- The names that the numbers of registered columns had when we last looked: tells a renamed column from a
 -- dropped one. Not dumped: numbers differ after a restore.
@@ -168,6 +179,9 @@ COMMENT ON FUNCTION rte._preloaded() IS 'Whether the library was loaded at the s
 CREATE FUNCTION rte._wake() RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'rte_wake';
 COMMENT ON FUNCTION rte._wake() IS 'Wakes the workers of this database when the transaction commits';
 
+CREATE FUNCTION rte._switching() RETURNS boolean LANGUAGE c AS 'MODULE_PATHNAME', 'rte_switching';
+COMMENT ON FUNCTION rte._switching() IS 'Whether this process is switching how a table is captured, which changes nothing for clients';
+
 CREATE FUNCTION rte._random_key() RETURNS bytea LANGUAGE c AS 'MODULE_PATHNAME', 'rte_random_key';
 COMMENT ON FUNCTION rte._random_key() IS '32 bytes of the strong random source';
 
@@ -297,15 +311,159 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rte._drop_triggers(oid) IS 'Drops the capture triggers of a table and its partitions';
 
--- Whether every change of the table is captured: the triggers are there and always enabled, on partitions too, and no
--- crash empties it.
-CREATE FUNCTION rte._captured(relation oid) RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT bool_and(EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.oid AND t.tgname = '!rte_capture' AND t.tgenabled = 'A')
-                AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.oid AND t.tgname = '!rte_capture_truncate' AND t.tgenabled = 'A')
-                AND EXISTS (SELECT FROM pg_class c WHERE c.oid = r.oid AND c.relpersistence = 'p'))
-    FROM (SELECT t.relid AS oid FROM pg_partition_tree(relation) t UNION SELECT relation) r
+-- The tables whose triggers and replica identities are those of a registered table: itself, and its partitions.
+CREATE FUNCTION rte._members(relation oid) RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT t.relid::oid FROM pg_partition_tree(relation) t UNION SELECT relation
 $$;
-COMMENT ON FUNCTION rte._captured(oid) IS 'Whether all capture triggers of a table are in place and enabled';
+COMMENT ON FUNCTION rte._members(oid) IS 'A table and its partitions';
+
+CREATE FUNCTION rte._slot_name() RETURNS name LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT ('whagons_rte_' || d.oid)::name FROM pg_database d WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION rte._slot_name() IS 'The replication slot of this database';
+
+CREATE FUNCTION rte._slot_is_live() RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_replication_slots s
+                   WHERE s.slot_name = rte._slot_name() AND s.plugin = 'whagons_rte' AND s.wal_status IS DISTINCT FROM 'lost')
+$$;
+COMMENT ON FUNCTION rte._slot_is_live() IS 'Whether changes can be read from the WAL';
+
+-- Whether every change of the table is captured, on partitions too, and no crash empties it: its triggers are there and always
+-- enabled, or the WAL has whole rows and is read.
+CREATE FUNCTION rte._captured(relation oid, capture "char") RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN capture = 'w' THEN
+        rte._slot_is_live() AND bool_and(EXISTS (
+            SELECT FROM pg_class c
+            WHERE c.oid = m AND c.relpersistence = 'p' AND (c.relkind = 'p' OR c.relreplident = 'f')))
+    ELSE
+        bool_and(EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = m AND t.tgname = '!rte_capture' AND t.tgenabled = 'A')
+             AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = m AND t.tgname = '!rte_capture_truncate' AND t.tgenabled = 'A')
+             AND EXISTS (SELECT FROM pg_class c WHERE c.oid = m AND c.relpersistence = 'p'))
+    END
+    FROM rte._members(relation) AS m
+$$;
+COMMENT ON FUNCTION rte._captured(oid, "char") IS 'Whether all changes of a table are captured, by triggers or from the WAL';
+
+-- ---------------------------------------------------------------------------------------------------
+-- Triggers or WAL: the state of the triggers is the mode, so a transaction that writes a table is captured wholly by one of the
+-- two; it holds off whoever would change them.
+-- ---------------------------------------------------------------------------------------------------
+
+-- The replica identity is set in the catalog, because ALTER TABLE would lock out readers for what only writers heed, forget the
+-- index that it was, and say so to whoever listens.
+CREATE FUNCTION rte._replace_identities(target oid) RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    -- What a user has set meanwhile is what it shall be later.
+    INSERT INTO rte.replaced_identity AS r
+    SELECT c.oid, c.relreplident FROM rte._members(target) AS m JOIN pg_class c ON c.oid = m
+    WHERE c.relkind = 'r' AND c.relreplident <> 'f'
+    ON CONFLICT (relation) DO UPDATE SET identity = EXCLUDED.identity;
+    -- An index that is no longer marked: somebody has set FULL.
+    DELETE FROM rte.replaced_identity r
+    WHERE r.identity = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = r.relation AND i.indisreplident);
+    UPDATE pg_class c SET relreplident = 'f' FROM rte._members(target) AS m
+    WHERE c.oid = m AND c.relkind = 'r' AND c.relreplident <> 'f';
+$$;
+COMMENT ON FUNCTION rte._replace_identities(oid) IS 'Has the WAL hold whole old rows of a table and its partitions';
+
+CREATE FUNCTION rte._restore_identities() RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    WITH gone AS (
+        DELETE FROM rte.replaced_identity r
+        WHERE NOT EXISTS (SELECT FROM rte.registered_table t
+                          WHERE t.capture = 'w' AND t.relation = coalesce(pg_partition_root(r.relation), r.relation))
+        RETURNING r.relation, r.identity
+    )
+    UPDATE pg_class c SET relreplident = g.identity FROM gone g WHERE c.oid = g.relation AND c.relreplident = 'f';
+$$;
+COMMENT ON FUNCTION rte._restore_identities() IS 'Gives tables that are not captured from the WAL the replica identity that they had';
+
+CREATE FUNCTION rte._disable_triggers(target oid) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN SELECT g.tgrelid::regclass AS relation, g.tgname AS name
+             FROM rte._members(target) AS m JOIN pg_trigger g ON g.tgrelid = m
+             WHERE g.tgname IN ('!rte_capture', '!rte_capture_truncate') AND g.tgenabled <> 'D'
+    LOOP
+        EXECUTE format('ALTER TABLE ONLY %s DISABLE TRIGGER %I', t.relation, t.name);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION rte._disable_triggers(oid) IS 'Disables the capture triggers of a table and its partitions';
+
+CREATE FUNCTION rte._enable_triggers(target oid) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM rte._create_trigger(target, '!rte_capture', 'INSERT OR UPDATE OR DELETE', 'ROW');
+    PERFORM rte._create_trigger(m, '!rte_capture_truncate', 'TRUNCATE', 'STATEMENT') FROM rte._members(target) AS m;
+    -- Where partitions got theirs from the root.
+    PERFORM rte._create_trigger(g.tgrelid, g.tgname, '', '')
+    FROM rte._members(target) AS m JOIN pg_trigger g ON g.tgrelid = m
+    WHERE g.tgname = '!rte_capture' AND g.tgenabled <> 'A';
+END $$;
+COMMENT ON FUNCTION rte._enable_triggers(oid) IS 'Enables the capture triggers of a table and its partitions, and makes those that are missing';
+
+-- Whether a transaction that will not end at once has the table: to queue for it would hold up writers behind us.
+CREATE FUNCTION rte._is_held(target oid) RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_locks l
+        LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+          AND l.relation IN (SELECT rte._members(target))
+          AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+          -- A prepared transaction is nobody's.
+          AND (a.pid IS NULL OR a.xact_start < clock_timestamp() - interval '100 milliseconds'))
+$$;
+COMMENT ON FUNCTION rte._is_held(oid) IS 'Whether a long transaction has written a table';
+
+-- Called by the feeder, which bounds the wait for the lock. `lost`: changes may be missing, clients have to read the table anew.
+-- False: it cannot be now.
+CREATE FUNCTION rte._switch_table(target oid, mode "char", lost boolean) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now "char";
+BEGIN
+    IF rte._is_held(target) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE',
+                   (SELECT CASE c.relkind WHEN 'r' THEN 'ONLY ' ELSE '' END FROM pg_class c WHERE c.oid = target) || target::regclass);
+    SELECT t.capture INTO now FROM rte.registered_table t WHERE t.relation = target FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN true;
+    END IF;
+    IF mode = 'w' THEN
+        PERFORM rte._disable_triggers(target);
+        PERFORM rte._replace_identities(target);
+        UPDATE rte.registered_table t SET capture = 'w' WHERE t.relation = target;
+        RETURN true;
+    END IF;
+    IF now <> 'w' THEN
+        RETURN true;
+    END IF;
+    IF lost AND (SELECT count(*) FROM pg_trigger g
+                 WHERE g.tgrelid = target AND g.tgname IN ('!rte_capture', '!rte_capture_truncate')) < 2 THEN
+        -- A dump is being restored, and will make them.
+        RETURN false;
+    END IF;
+    PERFORM rte._enable_triggers(target);
+    UPDATE rte.registered_table t SET capture = CASE WHEN lost THEN 't' ELSE 'd' END WHERE t.relation = target;
+    PERFORM rte._restore_identities();
+    IF lost THEN
+        PERFORM rte._mark(target, 'S');
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION rte._switch_table(oid, "char", boolean) IS 'Has a table captured by triggers (d) or from the WAL (w)';
+
+-- All that was captured from the WAL is in the log, or never will be.
+CREATE FUNCTION rte._settle_tables(lost boolean) RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM rte.wal_position;
+    WITH settled AS (
+        UPDATE rte.registered_table t SET capture = 't' WHERE t.capture = 'd' RETURNING t.relation
+    )
+    SELECT rte._mark(s.relation, 'S') FROM settled s WHERE lost;
+$$;
+COMMENT ON FUNCTION rte._settle_tables(boolean) IS 'Ends the time in which changes of tables that were switched to triggers come from the WAL';
 
 CREATE FUNCTION rte._note_columns(target oid) RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM rte.registered_column c WHERE c.relation = target;
@@ -555,8 +713,12 @@ BEGIN
     INSERT INTO rte.registered_table (relation, columns, tenant_column)
     VALUES (register_table.relation, register_table.columns, register_table.tenant_column)
     ON CONFLICT ON CONSTRAINT registered_table_pkey
-    DO UPDATE SET columns = EXCLUDED.columns, tenant_column = EXCLUDED.tenant_column, partitions = '{}';
+    DO UPDATE SET columns = EXCLUDED.columns, tenant_column = EXCLUDED.tenant_column, partitions = '{}',
+                  -- By triggers, for now.
+                  capture = CASE registered_table.capture WHEN 't' THEN 't' ELSE 'd' END;
     PERFORM rte._create_partition_triggers(relation);
+    PERFORM rte._enable_triggers(relation);
+    PERFORM rte._restore_identities();
     PERFORM rte._note_columns(relation);
     PERFORM rte._note_grants(false);
     PERFORM rte._note_policies();
@@ -581,6 +743,7 @@ BEGIN
     DELETE FROM rte.registered_column c WHERE c.relation = unregister_table.relation;
     DELETE FROM rte.registered_grants g WHERE g.relation = unregister_table.relation;
     PERFORM rte._drop_triggers(relation);
+    PERFORM rte._restore_identities();
     PERFORM rte._note_policies();
     PERFORM rte._mark(relation, 'S');
 END $$;
@@ -828,6 +991,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     target oid;
 BEGIN
+    IF rte._switching() THEN
+        RETURN;
+    END IF;
     IF tg_tag IN ('GRANT', 'REVOKE') THEN
         IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.object_type = 'SCHEMA') THEN
             PERFORM rte._mark(t.relation, 'A') FROM rte.registered_table t;
@@ -870,11 +1036,16 @@ BEGIN
         WHERE c.classid = 'pg_class'::regclass
     LOOP
         PERFORM rte._create_partition_triggers(target);
+        IF EXISTS (SELECT FROM rte.registered_table t WHERE t.relation = target AND t.capture = 'w') THEN
+            -- In the transaction that enabled a trigger or changed the replica identity, so that no row is written with either.
+            PERFORM rte._disable_triggers(target);
+            PERFORM rte._replace_identities(target);
+        END IF;
         -- ENABLE TRIGGER ALL leaves out replicated writes; what somebody disabled stays so until the table is
         -- registered again.
         PERFORM rte._create_trigger(t.tgrelid, t.tgname, '', '')
         FROM pg_trigger t
-        WHERE t.tgrelid IN (SELECT p.relid FROM pg_partition_tree(target) p UNION SELECT target)
+        WHERE t.tgrelid IN (SELECT rte._members(target))
           AND t.tgname IN ('!rte_capture', '!rte_capture_truncate') AND t.tgenabled NOT IN ('A', 'D');
         -- A registration follows a column that was renamed.
         UPDATE rte.registered_table t
@@ -895,6 +1066,10 @@ BEGIN
             PERFORM rte._mark(target, 'S');
         END IF;
     END LOOP;
+    -- Of partitions that were detached.
+    IF tg_tag = 'ALTER TABLE' THEN
+        PERFORM rte._restore_identities();
+    END IF;
 END $$;
 COMMENT ON FUNCTION rte._on_ddl() IS 'Event trigger: marks registered tables that were redefined';
 
@@ -913,6 +1088,7 @@ BEGIN
         DELETE FROM rte.registered_grants g WHERE g.relation = target;
         PERFORM rte._mark(target, 'S');
     END LOOP;
+    DELETE FROM rte.replaced_identity r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.relation);
     -- A table that policies read; the policies go with it, or refuse.
     DELETE FROM rte.policy_table p
     WHERE p.relation::oid IN (SELECT d.objid FROM pg_event_trigger_dropped_objects() d
@@ -939,11 +1115,28 @@ BEGIN
         PERFORM rte._mark(t.relation, 'S')
         FROM rte.registered_table t
         JOIN pg_class c ON c.oid = t.relation
-        WHERE NOT rte._captured(t.relation) OR rte._key_index(t.relation) IS NULL
+        WHERE NOT rte._captured(t.relation, t.capture) OR rte._key_index(t.relation) IS NULL
            OR c.relkind = 'p' AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d WHERE d.object_type = 'table');
     END IF;
 END $$;
 COMMENT ON FUNCTION rte._on_drop() IS 'Event trigger: ends registrations of dropped tables';
+
+CREATE FUNCTION rte._before_drop() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    target oid;
+BEGIN
+    FOR target IN SELECT t.relation FROM rte.registered_table t WHERE t.capture = 'w' ORDER BY 1 LOOP
+        -- Triggers are dropped with the extension, which locks more.
+        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', target::regclass);
+        UPDATE rte.registered_table t SET capture = 'd' WHERE t.relation = target;
+    END LOOP;
+    PERFORM rte._restore_identities();
+END $$;
+COMMENT ON FUNCTION rte._before_drop() IS 'Leaves tables as they were before, because the extension is about to be dropped';
+
+CREATE FUNCTION rte._on_drop_extension() RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'rte_on_drop_extension';
+COMMENT ON FUNCTION rte._on_drop_extension() IS 'Event trigger: calls rte._before_drop() where it is this extension that is dropped';
 
 -- ---------------------------------------------------------------------------------------------------
 -- Views
@@ -956,7 +1149,8 @@ SELECT t.relation,
        rte._key_columns(t.relation) AS key_columns,
        rte._published_columns(t.relation, t.columns) AS columns,
        t.tenant_column,
-       rte._captured(t.relation) AS captured,
+       rte._captured(t.relation, t.capture) AS captured,
+       CASE t.capture WHEN 'w' THEN 'wal' ELSE 'trigger' END AS capture,
        t.registered_at
 FROM rte.registered_table t
 JOIN pg_catalog.pg_class c ON c.oid = t.relation
@@ -976,6 +1170,18 @@ CREATE VIEW rte.workers AS
 SELECT w.pid, w.kind, d.datname AS database, w.state, w.started_at
 FROM rte._workers() w LEFT JOIN pg_catalog.pg_database d ON d.oid = w.database;
 COMMENT ON VIEW rte.workers IS 'Processes of whagons_rte in this server';
+
+CREATE VIEW rte.slots AS
+SELECT s.slot_name,
+       s.database,
+       s.active_pid AS feeder,
+       s.wal_status,
+       pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                                       ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::int8 AS lag_bytes,
+       s.confirmed_flush_lsn AS position
+FROM pg_catalog.pg_replication_slots s
+WHERE s.plugin = 'whagons_rte';
+COMMENT ON VIEW rte.slots IS 'Replication slots of whagons_rte in this server, and how much WAL each holds back';
 
 CREATE VIEW rte.tenants AS
 SELECT t.name,
@@ -1032,10 +1238,11 @@ SELECT l.xid,
        l.relation::regclass AS relation,
        CASE l.op WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate'
                  WHEN 'P' THEN 'truncate partition' WHEN 'S' THEN 'redefine' WHEN 'A' THEN 'grant'
-                 WHEN 'R' THEN 'policy table' WHEN 'B' THEN 'bulk' ELSE 'gap' END AS operation,
+                 WHEN 'R' THEN 'policy table' ELSE 'gap' END AS operation,
        rte._change_key(l.relation, l.fingerprint, l.new_row, l.old_row)::jsonb AS key,
        l.at,
-       pg_catalog.pg_get_userbyid(l.role) AS role,
+       -- The WAL does not tell who it was.
+       CASE WHEN l.role <> 0 THEN pg_catalog.pg_get_userbyid(l.role) END AS role,
        l.lsn,
        l.cid AS command,
        l.seq
@@ -1172,7 +1379,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA rte FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA rte FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION rte.capture(), rte.policy_table_changed() TO PUBLIC;
 GRANT USAGE ON SCHEMA rte TO pg_monitor;
-GRANT SELECT ON rte.tables, rte.policy_tables, rte.workers, rte.connections, rte.subscriptions, rte.sync_log TO pg_monitor;
+GRANT SELECT ON rte.tables, rte.policy_tables, rte.workers, rte.slots, rte.connections, rte.subscriptions, rte.sync_log TO pg_monitor;
 
 GRANT EXECUTE ON FUNCTION rte.capture() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION rte.follow_tenants() TO PUBLIC;
@@ -1180,7 +1387,7 @@ GRANT USAGE ON SCHEMA rte TO pg_monitor;
 GRANT SELECT ON rte.tables, rte.tenants, rte.workers, rte.connections, rte.subscriptions, rte.sync_log TO pg_monitor;
 -- Functions in a view are checked as the reader, not as the view's owner.
 GRANT EXECUTE ON FUNCTION rte._workers(), rte._tenants(), rte._databases(), rte._report(), rte._change_key(oid, int8, bytea, bytea),
-    rte._key_index(oid), rte._key_columns(oid), rte._published_columns(oid, name[]), rte._captured(oid),
+    rte._key_index(oid), rte._key_columns(oid), rte._published_columns(oid, name[]), rte._members(oid), rte._slot_name(), rte._slot_is_live(), rte._captured(oid, "char"),
     rte._typescript_name(text), rte._typescript_comment(text, text),
     rte._typescript_type(oid, text, boolean, boolean, boolean), rte.typescript_types(text, boolean) TO pg_monitor;
 
@@ -1190,8 +1397,11 @@ CREATE EVENT TRIGGER rte_on_ddl ON ddl_command_end
                  'CREATE POLICY', 'ALTER POLICY', 'CREATE FUNCTION', 'ALTER FUNCTION', 'CREATE VIEW', 'ALTER VIEW')
     EXECUTE FUNCTION rte._on_ddl();
 CREATE EVENT TRIGGER rte_on_drop ON sql_drop EXECUTE FUNCTION rte._on_drop();
+CREATE EVENT TRIGGER rte_on_drop_extension ON ddl_command_start WHEN TAG IN ('DROP EXTENSION')
+    EXECUTE FUNCTION rte._on_drop_extension();
 ALTER EVENT TRIGGER rte_on_ddl ENABLE ALWAYS;
 ALTER EVENT TRIGGER rte_on_drop ENABLE ALWAYS;
+ALTER EVENT TRIGGER rte_on_drop_extension ENABLE ALWAYS;
 
 DO $$
 BEGIN

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/PROTOCOL.md", "docs/SETTINGS.md", "docs/TENANTS.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/PROTOCOL.md", "docs/SETTINGS.md", "docs/TENANTS.md", "docs/CAPTURE.md"]
 # What Postgres multiplies a unit with, by the base unit of the setting.
 UNITS = {
     "ms": {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000},

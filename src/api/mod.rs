@@ -3,6 +3,7 @@
 
 mod access;
 mod condition;
+mod drop;
 mod log;
 mod report;
 mod tenants;
@@ -18,6 +19,7 @@ sql_function!(pg_finfo_rte_mark, rte_mark, mark);
 sql_function!(pg_finfo_rte_preloaded, rte_preloaded, preloaded);
 sql_function!(pg_finfo_rte_wake, rte_wake, wake);
 sql_function!(pg_finfo_rte_random_key, rte_random_key, random_key);
+sql_function!(pg_finfo_rte_switching, rte_switching, switching);
 
 /// # Safety
 /// `fcinfo` has two arguments, neither null (the function is strict).
@@ -58,6 +60,12 @@ unsafe fn wake(_fcinfo: pg_sys::FunctionCallInfo) -> Datum {
         slot.get().set_extension(shmem::Extension::Unknown);
     }
     Datum::from(0)
+}
+
+/// # Safety
+/// None: takes no argument.
+unsafe fn switching(_fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+    Datum::from(capture::is_switching())
 }
 
 /// # Safety

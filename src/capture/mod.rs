@@ -14,6 +14,30 @@ pub use transaction::{mark, oldest_running, register_callbacks};
 
 use crate::changelog::Op;
 use pgrx::pg_sys::{self, Datum};
+use std::cell::Cell;
+
+thread_local! {
+    /// Whether this process is switching how a table is captured.
+    static SWITCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f`, whose changes of definitions are none to clients: event triggers leave no marker.
+pub fn switching<R>(f: impl FnOnce() -> R) -> R {
+    struct Switching;
+    impl Drop for Switching {
+        fn drop(&mut self) {
+            SWITCHING.set(false);
+        }
+    }
+    SWITCHING.set(true);
+    let _switching = Switching;
+    f()
+}
+
+/// Whether [`switching`] runs.
+pub fn is_switching() -> bool {
+    SWITCHING.get()
+}
 
 /// Makes a function callable from SQL as `LANGUAGE c`, without pgrx's SQL generation: the SQL is
 /// written by hand in `sql/`.

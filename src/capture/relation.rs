@@ -186,6 +186,9 @@ pub unsafe fn key_of(rel: pg_sys::Relation) -> Key {
         if index == Oid::INVALID {
             index = pg_sys::RelationGetReplicaIndex(rel);
         }
+        if index == Oid::INVALID && (*(*rel).rd_rel).relreplident as u8 == b'f' {
+            index = replaced_identity(rel);
+        }
         if index == Oid::INVALID {
             return if (*rel).rd_pkindex == Oid::INVALID { Key::Missing } else { Key::Deferrable };
         }
@@ -195,6 +198,27 @@ pub unsafe fn key_of(rel: pg_sys::Relation) -> Key {
         let immediate = form.indimmediate;
         pg_sys::relation_close(index, pg_sys::NoLock as i32);
         if immediate { Key::Columns(columns) } else { Key::Deferrable }
+    }
+}
+
+/// The index that is the replica identity whenever the table is not captured from the WAL (`rte.replaced_identity`): it is
+/// still marked as that.
+///
+/// # Safety
+/// `rel` is open.
+unsafe fn replaced_identity(rel: pg_sys::Relation) -> Oid {
+    // SAFETY: the caller's promise; the list's elements are oids, and each index is opened and closed here.
+    unsafe {
+        let indexes = pg_sys::RelationGetIndexList(rel);
+        (0..compat::list_length(indexes))
+            .map(|n| pg_sys::list_nth_oid(indexes, n))
+            .find(|index| {
+                let index = pg_sys::relation_open(*index, pg_sys::AccessShareLock as i32);
+                let marked = (*(*index).rd_index).indisreplident;
+                pg_sys::relation_close(index, pg_sys::NoLock as i32);
+                marked
+            })
+            .unwrap_or(Oid::INVALID)
     }
 }
 

@@ -35,6 +35,8 @@ struct Transaction {
     wrote_gap: Option<u32>,
     /// Tables that policies read and that this transaction has marked as changed.
     marked: Vec<Oid>,
+    /// Whether it redefined a table.
+    redefined: bool,
 }
 
 /// What a backend knows of the log, beyond a transaction.
@@ -111,6 +113,12 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
                         slot.get().start_recorded.store(true, std::sync::atomic::Ordering::Release);
                     }
                     slot.wake();
+                    if t.redefined {
+                        slot.get().redefined.store(true, std::sync::atomic::Ordering::Release);
+                        if slot.get().has_feeder() {
+                            slot.wake_always();
+                        }
+                    }
                 }
                 if t.wrote_gap.is_some() {
                     GAP_MARKED.set(t.wrote_gap);
@@ -146,6 +154,9 @@ pub fn mark(relation: Oid, op: Op) {
     // SAFETY: in a transaction, as every caller is.
     let cid = unsafe { pg_sys::GetCurrentCommandId(true) };
     append(relation, 0, op, cid, None, None, None);
+    if op == Op::Redefined {
+        CURRENT.with_borrow_mut(|t| t.redefined = true);
+    }
 }
 
 /// Marks, once in a transaction, that a table was changed which policies read.

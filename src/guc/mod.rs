@@ -6,6 +6,7 @@
 //! Leaf. Main thread only; the gateway gets a copied [`GatewayConfig`](rte_protocol::bridge::GatewayConfig).
 
 mod access;
+mod capture;
 mod declare;
 mod gateway;
 mod log;
@@ -20,11 +21,9 @@ pub use access::{
     jwt_role_claim, jwt_secret, jwt_tenant_claim, max_asked_rows, policy_recheck_interval, policy_timeout_ms,
     require_tenant_claim, statement_timeout_ms,
 };
+pub use capture::{Capture, capture, max_slot_lag_bytes, wal_is_logical};
 pub use gateway::gateway_config;
-pub use log::{
-    history_bytes, max_catch_up_bytes, max_log_bytes, max_tick_bytes, max_tick_interval_us, poll_interval_ms,
-    retention_us,
-};
+pub use log::{history_bytes, max_catch_up_bytes, max_log_bytes, max_tick_interval_us, poll_interval_ms, retention_us};
 pub use network::{heartbeat_ms, max_where_bytes, stall_timeout_ms};
 pub use tenants::{
     auto_create_extension, feeder_idle_timeout, feeder_min_turn_ms, landlord_database, max_databases, max_feeders,
@@ -37,6 +36,7 @@ pub const SERVER: &str = concat!("whagons_rte ", env!("CARGO_PKG_VERSION"));
 /// Declares every setting. Called once, when the library is loaded.
 pub fn register() {
     access::register();
+    capture::register();
     log::register();
     network::register();
     tenants::register();

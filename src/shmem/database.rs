@@ -52,6 +52,8 @@ pub struct Database {
     pub gap: AtomicBool,
     /// Whether a writer found the segment full.
     pub rotate: AtomicBool,
+    /// Whether a table was registered or redefined since a feeder last looked at how tables are captured.
+    pub redefined: AtomicBool,
     /// Under the database's lock.
     pub(super) ring: Ring,
 }

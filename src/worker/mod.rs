@@ -7,6 +7,7 @@ pub mod feeder;
 pub mod launcher;
 mod process;
 pub mod query;
+mod slot_maker;
 mod socket;
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};

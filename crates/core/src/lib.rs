@@ -5,7 +5,6 @@
 
 pub mod auth;
 pub mod cursor;
-pub mod gathered;
 pub mod held;
 pub mod integrity;
 pub mod router;

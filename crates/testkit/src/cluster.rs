@@ -31,6 +31,7 @@ pub struct Builder {
     preload: bool,
     fresh: bool,
     tokens: bool,
+    wal: bool,
 }
 
 /// A running or stopped server.
@@ -62,6 +63,13 @@ impl Builder {
     pub fn tokens(mut self) -> Self {
         self.tokens = true;
         self.conf("rte.jwt_secret", crate::SECRET).conf("rte.authenticator_role", "authenticator")
+    }
+
+    /// Changes are captured from the WAL, or not: by itself as `RTE_CAPTURE` says, `wal` or `trigger`.
+    #[must_use]
+    pub fn captures_wal(mut self, wal: bool) -> Self {
+        self.wal = wal;
+        self
     }
 
     /// With a system identifier of its own: clusters are copies of one template otherwise.
@@ -109,6 +117,9 @@ impl Builder {
                 ("rte.anon_role", "web_anon"),
             ]);
         }
+        if self.preload && self.wal {
+            lines.extend([("wal_level", "logical"), ("rte.capture", "wal"), ("max_replication_slots", "40")]);
+        }
         lines.extend(self.conf.iter().map(|(n, v)| (n.as_str(), v.as_str())));
         let cluster = Cluster { dir, rte_port, server: None };
         lines.iter().for_each(|(name, value)| cluster.conf(name, value));
@@ -142,7 +153,7 @@ impl Builder {
 impl Cluster {
     #[must_use]
     pub fn builder() -> Builder {
-        Builder { conf: Vec::new(), preload: true, fresh: false, tokens: false }
+        Builder { conf: Vec::new(), preload: true, fresh: false, tokens: false, wal: crate::settings::captures_wal() }
     }
 
     /// A cluster as most tests want it: [`Builder::ready`].

@@ -34,7 +34,7 @@ pub use http::{Response, get, request};
 pub use json::canonical;
 pub use load::{Pace, Pgbench, TPCB_TABLES, Tellers, TpcbSums};
 pub use process::{Signal, alive, children, kill, rss_kb, with_cwd};
-pub use settings::{Dice, rounds, seconds, seed};
+pub use settings::{Dice, captures_wal, rounds, seconds, seed};
 pub use sql::{Door, Sql};
 pub use token::{SECRET, TokenKey, token, token_of, unix_now};
 pub use wait::{patience, wait_until, within};

@@ -17,6 +17,19 @@ pub fn seed(test: &str) -> u64 {
     seed
 }
 
+/// Whether clusters capture changes from the WAL: `RTE_CAPTURE`, or by triggers.
+///
+/// # Panics
+/// When it is neither `wal` nor `trigger`.
+#[must_use]
+pub fn captures_wal() -> bool {
+    match env::var("RTE_CAPTURE").as_deref() {
+        Ok("wal") => true,
+        Ok("trigger" | "") | Err(_) => false,
+        Ok(other) => panic!("RTE_CAPTURE is {other:?}"),
+    }
+}
+
 /// Duration of a load: `RTE_SECONDS`, or the default.
 #[must_use]
 pub fn seconds(default: u64) -> Duration {

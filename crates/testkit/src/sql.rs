@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use postgres::{Config, NoTls};
 
+use crate::wait::wait_until;
+
 /// Where a cluster takes sessions, whether it runs or not.
 #[derive(Debug, Clone)]
 pub struct Door(pub(crate) PathBuf);
@@ -131,10 +133,24 @@ impl Sql {
         self.register(name);
     }
 
-    /// Registers a table.
+    /// Registers a table, and waits until it is captured as the cluster captures.
     #[track_caller]
     pub fn register(&mut self, name: &str) {
         self.run(&format!("SELECT rte.register_table('{}')", name.replace('\'', "''")));
+        self.wait_captured();
+    }
+
+    /// Where the cluster captures from the WAL, waits until all tables of this database are. Nobody sees to that where no
+    /// feeder runs, nor before the transaction ends.
+    #[track_caller]
+    pub fn wait_captured(&mut self) {
+        let wanted = "SELECT current_setting('rte.capture', true) IS NOT DISTINCT FROM 'wal'
+                             AND current_setting('wal_level') = 'logical' AND pg_current_xact_id_if_assigned() IS NULL
+                             AND EXISTS (SELECT FROM rte.workers WHERE kind = 'feeder' AND database = current_database())";
+        if self.text(wanted) == "t" {
+            let all = "SELECT coalesce(bool_and(capture = 'wal' AND captured), true) FROM rte.tables";
+            wait_until("tables are captured from the WAL", || (self.text(all) == "t").then_some(()));
+        }
     }
 
     /// Commits a row of a new value into the barrier's table: a client that holds it holds everything that was

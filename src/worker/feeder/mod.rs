@@ -7,7 +7,6 @@ mod asked;
 mod delivery;
 mod frames;
 mod gateway;
-mod gathered;
 mod history;
 mod link;
 mod login;
@@ -23,6 +22,7 @@ mod session;
 mod shape;
 mod shapes;
 mod snapshots;
+mod switch;
 mod tenants;
 mod tick;
 mod upkeep;
@@ -53,6 +53,7 @@ use shapes::Shapes;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+use switch::Switch;
 use tenants::{Landlord, Task};
 use upkeep::Hiring;
 use verify::Verifications;
@@ -75,11 +76,11 @@ pub struct Feeder {
     time: String,
     pending: Pending,
     /// The slot that changes are decoded from, while there is one.
-    #[allow(dead_code, reason = "the decoder is being built")]
     wal: Option<Wal>,
     /// Why there is none any more; upkeep sees to it before anything is told to clients.
-    #[allow(dead_code, reason = "the decoder is being built")]
     wal_lost: Option<wal::Lost>,
+    /// How tables are captured, and the slot for it.
+    switch: Switch,
     history: History,
     registry: Registry,
     shapes: Shapes,
@@ -186,6 +187,7 @@ pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
         }
         pgrx::log!("whagons_rte serves database \"{}\"", feeder.name);
         feeder.run(worker);
+        feeder.forsake_slot();
         pgrx::log!("whagons_rte no longer serves database \"{}\": the extension was dropped", feeder.name);
         if task != Task::Landlord {
             // Whoever dropped it may be about to create it anew, and must not find it there.
@@ -202,6 +204,10 @@ fn extension_is_there() -> bool {
 
 fn wait_for_extension(slot: Slot) {
     slot.attach_feeder();
+    if !process::transaction(|_| extension_is_there()) {
+        // SAFETY: a plain read.
+        switch::forsake_slot(unsafe { pg_sys::MyDatabaseId });
+    }
     loop {
         process::exit_if_asked();
         // CREATE EXTENSION leaves a marker, whose commit wakes.
@@ -210,6 +216,8 @@ fn wait_for_extension(slot: Slot) {
         if process::transaction(|_| extension_is_there()) {
             return;
         }
+        // SAFETY: a plain read.
+        tenants::bound_slots(unsafe { pg_sys::MyDatabaseId });
         process::wait(None, 0, 1000);
         if process::reload() {
             process::apply_database_settings();
@@ -250,6 +258,7 @@ impl Feeder {
             pending: Pending::default(),
             wal: None,
             wal_lost: None,
+            switch: Switch::new(now),
             registry: Registry::new(),
             shapes: Shapes::default(),
             sessions: HashMap::new(),

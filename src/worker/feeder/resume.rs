@@ -6,8 +6,8 @@
 
 use super::Feeder;
 use super::delivery::Trouble;
+use super::delivery::drop_parts_of_truncated_roots;
 use super::frames::Frames;
-use super::gathered::{self, Changes, Gathered};
 use super::registry::Refusal;
 use super::rows::{Rows, Stale};
 use super::session::{Start, old_copy};
@@ -199,7 +199,6 @@ impl Feeder {
             match change.op {
                 Op::Gap => missed.lost = Some("cursor_expired"),
                 Op::Access => missed.redefined.push((change.relation, "access_changed")),
-                Op::Bulk => missed.redefined.push((change.relation, "cursor_expired")),
                 Op::Redefined | Op::TruncatePart => missed.redefined.push((change.relation, "schema_changed")),
                 Op::Read => {}
                 Op::Insert | Op::Update | Op::Delete | Op::Truncate => {
@@ -278,22 +277,36 @@ struct Missed {
     bytes: HashMap<Oid, usize>,
 }
 
-/// All changes that one of the places did not see, in order; of tables with more than a catch-up may be, markers. Nothing where
-/// not even those are few enough.
+/// All changes that one of the places did not see, in order; nothing where they are more than a catch-up may be.
 ///
 /// # Safety
 /// `active` is active.
 unsafe fn read_log(places: &[Snapshot], active: pg_sys::Snapshot) -> Option<Vec<Change>> {
-    let mut gathered = Gathered::new(guc::max_catch_up_bytes());
+    let limit = guc::max_catch_up_bytes();
+    let (mut changes, mut bytes) = (Vec::new(), 0);
+    let over = std::cell::Cell::new(false);
     for segment in reader::segments() {
         // SAFETY: the caller's promise.
         unsafe {
-            let keep = |xid| places.iter().any(|p| !p.sees(xid));
-            reader::scan(segment, None, active, keep, |row, _| gathered::take(&mut gathered, row));
+            reader::scan(
+                segment,
+                None,
+                active,
+                |xid| !over.get() && places.iter().any(|p| !p.sees(xid)),
+                |change, _| {
+                    bytes += change.size();
+                    over.set(bytes > limit);
+                    changes.push(change);
+                },
+            );
         }
     }
-    let changes = Changes::from(gathered);
+    if over.get() {
+        return None;
+    }
     // What committed before this feeder's first tick, or while nobody was connected, went through no tick's flush.
     snapshot::flush_what_is_visible();
-    (!changes.coarse).then_some(changes.all)
+    drop_parts_of_truncated_roots(&mut changes);
+    reader::sort(&mut changes);
+    Some(changes)
 }

@@ -20,10 +20,12 @@ impl Feeder {
             process::exit_if_asked();
             if process::reload() {
                 roles::settings_changed();
+                self.switch.look_again();
             }
             self.connect();
             self.receive(&mut messages);
             self.tend_tenants(&mut messages);
+            self.tend_capture(Instant::now());
             let now = Instant::now();
             let poll = Duration::from_millis(guc::poll_interval_ms());
             let in_use = self.in_use(now);
@@ -42,7 +44,7 @@ impl Feeder {
                 || self.verifications.wants_tick()
                 || !messages.is_empty()
                 || now >= polled_at + poll;
-            if due && held.is_none() {
+            if due && held.is_none() && !self.switch.is_blind() {
                 polled_at = now;
                 match self.guarded_tick(&mut messages, in_use) {
                     After::GoOn => {}
@@ -103,6 +105,10 @@ impl Feeder {
         }
         if let Some(held) = self.verifications.holds_until(now) {
             until = held;
+        }
+        until = until.min(self.switch.next());
+        if self.switch.is_blind() {
+            until = self.switch.next();
         }
         let left = until.saturating_duration_since(now);
         if !left.is_zero() && left < Duration::from_millis(1) {

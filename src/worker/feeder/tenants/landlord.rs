@@ -5,6 +5,7 @@
 
 use super::super::Feeder;
 use super::launch::Launches;
+use super::slots::Slots;
 use super::{Task, hash};
 use crate::shmem::{self, Extension, Kind};
 use crate::tenants::registry::{self, Read, Watched};
@@ -45,6 +46,8 @@ pub struct Known {
     pub served: Option<Instant>,
     /// When its database was last looked after.
     pub visited: Option<Instant>,
+    /// Whether its replication slot holds back much of the WAL.
+    pub lags: bool,
 }
 
 /// What the landlord's feeder knows of tenants.
@@ -52,7 +55,7 @@ pub struct Landlord {
     /// By name.
     pub known: BTreeMap<String, Known>,
     /// Whether the registry was read, and whether the gateway that is attached was told of it.
-    read: bool,
+    pub read: bool,
     told: bool,
     /// What of the commits that change tenants has been read.
     changes: (u32, u32),
@@ -62,6 +65,7 @@ pub struct Landlord {
     /// What the log has been told, so that it is told once.
     said: HashMap<String, String>,
     pub launches: Launches,
+    pub slots: Slots,
 }
 
 /// Set when a database was created, renamed or dropped.
@@ -95,6 +99,7 @@ impl Landlord {
             look_at: now,
             said: HashMap::new(),
             launches: Launches::new(),
+            slots: Slots::new(now),
         }
     }
 
@@ -106,7 +111,7 @@ impl Landlord {
     /// When to be called again, if nothing happens before.
     pub fn next(&self) -> Instant {
         let read = if self.due || shmem::tenants_prepared() { self.read_at } else { self.look_at };
-        read.min(self.look_at).min(self.launches.next)
+        read.min(self.look_at).min(self.launches.next).min(self.slots.at)
     }
 
     /// Tells the log, unless that was the last that it was told about this.
@@ -212,7 +217,15 @@ impl Landlord {
             changed |= old.as_ref().is_none_or(|old| old.tenant != tenant);
             let known = match old {
                 Some(old) if old.tenant.database == tenant.database => Known { tenant, ..old },
-                _ => Known { tenant, database: None, trouble: "", wanted: None, served: None, visited: None },
+                _ => Known {
+                    tenant,
+                    database: None,
+                    trouble: "",
+                    wanted: None,
+                    served: None,
+                    visited: None,
+                    lags: false,
+                },
             };
             new.insert(known.tenant.name.clone(), known);
         }
@@ -373,6 +386,7 @@ impl Feeder {
         if shmem::take_upkeep_wanted() {
             landlord.launches.next = now;
         }
+        self.watch_slots(landlord, now);
         self.launch_feeders(landlord, now);
     }
 

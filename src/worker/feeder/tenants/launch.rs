@@ -95,6 +95,9 @@ fn needs_visit(known: &Known, slot: shmem::Slot, now: Instant) -> bool {
     if database.rotate.load(Ordering::Acquire) {
         return since.is_none_or(|since| since >= BETWEEN);
     }
+    if known.lags {
+        return since.is_none_or(|since| since >= super::slots::LOOK);
+    }
     // As often as a segment of the log gets old, and only where something was written to it.
     let age = Duration::from_micros(guc::retention_us().unsigned_abs() / (shmem::SEGMENTS as u64 - 1)).max(VISITS);
     database.extension() == Extension::There && database.has_log() && since.is_none_or(|since| since >= age)

@@ -1,6 +1,6 @@
 //! A tenant's feeder beside serving: it sees to the extension, and ends when it is not needed or its turn is over.
 
-use super::super::Feeder;
+use super::super::{Feeder, switch};
 use super::Task;
 use crate::compat;
 use crate::shmem::{self, Extension, Kind, Slot, Worker};
@@ -28,6 +28,8 @@ pub fn prepare(slot: Slot) {
         database.set_extension(Extension::There);
         return;
     }
+    // SAFETY: a plain read.
+    switch::forsake_slot(unsafe { pg_sys::MyDatabaseId });
     if database.extension() == Extension::Dropped {
         end(slot);
     }
@@ -118,6 +120,12 @@ impl Feeder {
                 unsafe { snapshot::copy(s) }
             });
             self.upkeep_at = self.upkeep(now);
+            self.tend_capture(now);
+            if self.wal.is_some() {
+                // What is captured from the WAL comes into the log, and the server may remove it.
+                let _ = self.guarded_tick(&mut Vec::new(), false);
+                self.settle_wal();
+            }
             if asked || self.upkeep_at > now + AGAIN || now >= self.began + VISIT {
                 self.leave(CloseCode::Restart.code());
             }

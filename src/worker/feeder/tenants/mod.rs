@@ -8,9 +8,11 @@
 mod landlord;
 mod launch;
 mod leave;
+mod slots;
 
 pub use landlord::Landlord;
 pub use leave::{end, prepare};
+pub use slots::bound_slots;
 
 use rte_core::tenants::MAX_NAME;
 
