@@ -1238,7 +1238,7 @@ SELECT l.xid,
        l.relation::regclass AS relation,
        CASE l.op WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate'
                  WHEN 'P' THEN 'truncate partition' WHEN 'S' THEN 'redefine' WHEN 'A' THEN 'grant'
-                 WHEN 'R' THEN 'policy table' ELSE 'gap' END AS operation,
+                 WHEN 'R' THEN 'policy table' WHEN 'B' THEN 'bulk' ELSE 'gap' END AS operation,
        rte._change_key(l.relation, l.fingerprint, l.new_row, l.old_row)::jsonb AS key,
        l.at,
        -- The WAL does not tell who it was.

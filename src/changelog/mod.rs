@@ -28,6 +28,8 @@ pub enum Op {
     Read,
     /// Changes were not captured: cursors from before cannot go on.
     Gap,
+    /// More rows of a table were changed than are kept: its copies cannot be continued.
+    Bulk,
 }
 
 impl Op {
@@ -42,7 +44,13 @@ impl Op {
             Self::Access => b'A',
             Self::Read => b'R',
             Self::Gap => b'G',
+            Self::Bulk => b'B',
         }
+    }
+
+    /// Whether it changes rows, rather than what is known of their table.
+    pub const fn is_of_rows(self) -> bool {
+        matches!(self, Self::Insert | Self::Update | Self::Delete | Self::Truncate | Self::TruncatePart)
     }
 
     pub const fn from_code(code: u8) -> Option<Self> {
@@ -56,6 +64,7 @@ impl Op {
             b'A' => Self::Access,
             b'R' => Self::Read,
             b'G' => Self::Gap,
+            b'B' => Self::Bulk,
             _ => return None,
         })
     }

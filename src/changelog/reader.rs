@@ -25,6 +25,12 @@ pub struct Change {
 }
 
 impl Change {
+    /// One without rows.
+    pub fn marker(xid: u64, relation: Oid, op: Op) -> Self {
+        let (new_row, old_row, mask) = (Vec::new(), Vec::new(), Vec::new());
+        Self { xid, lsn: 0, fingerprint: 0, cid: 0, seq: 0, relation, op, new_row, old_row, mask }
+    }
+
     /// Bytes of memory, about.
     pub fn size(&self) -> usize {
         size_of::<Self>() + self.new_row.len() + self.old_row.len() + self.mask.len()
@@ -46,8 +52,8 @@ pub fn sort(changes: &mut [Change]) {
     changes.sort_by_key(|c| (last[&c.xid], c.xid, c.cid, c.seq));
 }
 
-/// Calls `keep` with the top-level id of each row in `ranges` that `snapshot` sees (or of every row, seen or
-/// not, with `SnapshotAny`), and gives those that it wants to `found`.
+/// Calls `keep` with the top-level id of each row in `blocks` that `snapshot` sees (or of every row, seen or
+/// not, with `SnapshotAny`), and gives those that it wants to `found`, with their block.
 ///
 /// # Safety
 /// `snapshot` is valid for the time of the call.
@@ -56,7 +62,7 @@ pub unsafe fn scan(
     blocks: Option<(u32, u32)>,
     snapshot: pg_sys::Snapshot,
     mut keep: impl FnMut(u64) -> bool,
-    mut found: impl FnMut(Change, u32),
+    mut found: impl FnMut(&Logged, u32),
 ) {
     let Some(oid) = segment_oid(segment) else { return };
     // SAFETY: relation, scan and slot are opened and closed here. The relation is a heap.
@@ -76,11 +82,9 @@ pub unsafe fn scan(
             while pg_sys::heap_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
                 pg_sys::slot_getsomeattrs_int(slot, 1);
                 let xid = (*(*slot).tts_values).value() as u64;
-                if keep(xid)
-                    && let Some(change) = read(slot)
-                {
+                if keep(xid) {
                     let block = (*slot).tts_tid.ip_blkid;
-                    found(change, u32::from(block.bi_hi) << 16 | u32::from(block.bi_lo));
+                    found(&Logged { xid, slot }, u32::from(block.bi_hi) << 16 | u32::from(block.bi_lo));
                 }
             }
             pg_sys::ExecDropSingleTupleTableSlot(slot);
@@ -90,26 +94,45 @@ pub unsafe fn scan(
     }
 }
 
-/// # Safety
-/// `slot` holds a row of a segment.
-unsafe fn read(slot: *mut pg_sys::TupleTableSlot) -> Option<Change> {
-    // SAFETY: the descriptor is that of `column`.
-    unsafe {
-        pg_sys::slot_getsomeattrs_int(slot, column::COUNT as i32);
-        let value = |i: usize| *(*slot).tts_values.add(i);
-        let bytes = |i: usize| if *(*slot).tts_isnull.add(i) { Vec::new() } else { bytes(value(i)) };
-        Some(Change {
-            xid: value(column::XID).value() as u64,
-            lsn: value(column::LSN).value() as u64,
-            fingerprint: value(column::FINGERPRINT).value() as i64,
-            cid: value(column::CID).value() as u32,
-            seq: value(column::SEQ).value() as u32,
-            relation: Oid::from(value(column::RELATION).value() as u32),
-            op: Op::from_code(value(column::OP).value() as u8)?,
-            new_row: bytes(column::NEW_ROW),
-            old_row: bytes(column::OLD_ROW),
-            mask: bytes(column::MASK),
-        })
+/// A row of the log where it lies; valid during the call that it is given to.
+pub struct Logged {
+    pub xid: u64,
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl Logged {
+    /// The relation and what was done to it; nothing where that is not known to this version.
+    pub fn what(&self) -> Option<(Oid, Op)> {
+        // SAFETY: the slot holds a row of a segment, whose descriptor is that of `column`.
+        unsafe {
+            pg_sys::slot_getsomeattrs_int(self.slot, column::OP as i32 + 1);
+            let value = |i: usize| *(*self.slot).tts_values.add(i);
+            let op = Op::from_code(value(column::OP).value() as u8)?;
+            Some((Oid::from(value(column::RELATION).value() as u32), op))
+        }
+    }
+
+    /// A copy of all of it.
+    pub fn read(&self) -> Option<Change> {
+        let (relation, op) = self.what()?;
+        // SAFETY: as in `what`.
+        unsafe {
+            pg_sys::slot_getsomeattrs_int(self.slot, column::COUNT as i32);
+            let value = |i: usize| *(*self.slot).tts_values.add(i);
+            let bytes = |i: usize| if *(*self.slot).tts_isnull.add(i) { Vec::new() } else { bytes(value(i)) };
+            Some(Change {
+                xid: self.xid,
+                lsn: value(column::LSN).value() as u64,
+                fingerprint: value(column::FINGERPRINT).value() as i64,
+                cid: value(column::CID).value() as u32,
+                seq: value(column::SEQ).value() as u32,
+                relation,
+                op,
+                new_row: bytes(column::NEW_ROW),
+                old_row: bytes(column::OLD_ROW),
+                mask: bytes(column::MASK),
+            })
+        }
     }
 }
 

@@ -11,6 +11,9 @@ static MAX_LOG_SIZE: Int = GucSetting::<i32>::new(1024);
 static HISTORY_SIZE: Int = GucSetting::<i32>::new(64 * 1024);
 // Replaying more than this costs more than a snapshot.
 static MAX_CATCH_UP_SIZE: Int = GucSetting::<i32>::new(256 * 1024);
+// Some 150,000 changes of short rows. A client reads a snapshot of a table as fast as that many changes of it, and
+// the feeder, which everybody else waits for, holds them and what they come to in memory.
+static MAX_TICK_SIZE: Int = GucSetting::<i32>::new(64 * 1024);
 // Upper bound of the pause between ticks under load: below what a person notices.
 static MAX_TICK_INTERVAL: Int = GucSetting::<i32>::new(20);
 // The wake at commit is a hint (COMMIT PREPARED does not send it); this backs it up.
@@ -49,6 +52,15 @@ pub(super) fn register() {
         Sighup,
         kb,
     );
+    int(
+        c"rte.max_tick_size",
+        c"Changes that a feeder takes in at once; tables with more are read anew.",
+        &MAX_TICK_SIZE,
+        16,
+        1 << 22,
+        Sighup,
+        kb,
+    );
     int(c"rte.max_tick_interval", c"Longest pause between ticks under load.", &MAX_TICK_INTERVAL, 0, 1000, Sighup, ms);
     int(
         c"rte.poll_interval",
@@ -75,6 +87,10 @@ pub fn history_bytes() -> usize {
 
 pub fn max_catch_up_bytes() -> usize {
     (get(&MAX_CATCH_UP_SIZE) << 10) as usize
+}
+
+pub fn max_tick_bytes() -> usize {
+    (get(&MAX_TICK_SIZE) << 10) as usize
 }
 
 pub fn max_tick_interval_us() -> u64 {

@@ -23,7 +23,10 @@ pub use access::{
 };
 pub use capture::{Capture, capture, max_slot_lag_bytes, wal_is_logical};
 pub use gateway::gateway_config;
-pub use log::{history_bytes, max_catch_up_bytes, max_log_bytes, max_tick_interval_us, poll_interval_ms, retention_us};
+pub use log::{
+    history_bytes, max_catch_up_bytes, max_log_bytes, max_tick_bytes, max_tick_interval_us, poll_interval_ms,
+    retention_us,
+};
 pub use network::{heartbeat_ms, max_where_bytes, stall_timeout_ms};
 pub use tenants::{
     auto_create_extension, feeder_idle_timeout, feeder_min_turn_ms, landlord_database, max_databases, max_feeders,

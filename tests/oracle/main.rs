@@ -9,7 +9,7 @@ mod writer;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use rte_testkit::{Client, Cluster, Copy, Dice, Shutdown, Signal, State, Step, Watch};
+use rte_testkit::{Builder, Client, Cluster, Copy, Dice, Shutdown, Signal, State, Step, Watch};
 use rte_testkit::{assert_equal, difference, kill, rounds, seed, wait_until};
 use schema::{Table, quoted};
 use writer::Writer;
@@ -46,8 +46,12 @@ struct World {
 
 impl World {
     fn new(name: &str) -> Self {
+        Self::with(name, Cluster::builder())
+    }
+
+    fn with(name: &str, builder: Builder) -> Self {
         let mut dice = Dice::with_seed(seed(name));
-        let mut builder = Cluster::builder().conf("deadlock_timeout", "50ms").conf("lock_timeout", "2s");
+        let mut builder = builder.conf("deadlock_timeout", "50ms").conf("lock_timeout", "2s");
         // From memory, or from the log.
         if dice.bool() {
             builder = builder.conf("rte.history_size", "64kB");
@@ -228,4 +232,21 @@ fn at_every_barrier_the_copy_equals_the_tables_whatever_they_become() {
         world.round(Trouble::Schema);
         world.alter();
     }
+}
+
+#[test]
+fn at_every_barrier_the_copy_equals_the_tables_however_little_a_tick_may_hold() {
+    let small = Cluster::builder().conf("rte.max_tick_size", "16kB").conf("rte.max_catch_up_size", "64kB");
+    // Changes gather, so that many ticks are too large for one table or another.
+    let mut world = World::with("oracle with small ticks", small.conf("rte.max_tick_interval", "200ms"));
+    for round in 0..rounds(4) {
+        println!("round {round}");
+        world.round(Trouble::None);
+    }
+    let reasons = |reason: &str| {
+        let all = world.clients.iter().flat_map(|client| &client.copy.counts.resyncs);
+        all.filter(|r| *r == reason).count()
+    };
+    println!("{} resynchronised live, {} on their return", reasons("too_many_changes"), reasons("cursor_expired"));
+    assert!(reasons("too_many_changes") > 0);
 }

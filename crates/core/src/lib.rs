@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod cursor;
+pub mod gathered;
 pub mod held;
 pub mod integrity;
 pub mod router;

@@ -5,6 +5,7 @@
 
 use super::asked::{Asked, Unsettled};
 use super::frames::Frames;
+use super::gathered::Changes;
 use super::registry::Refusal;
 use super::rows::Rows;
 use super::shape::{Joining, Kind};
@@ -12,7 +13,7 @@ use super::{Feeder, session, tick};
 use crate::access::drift;
 use crate::attempt::{self, attempt};
 use crate::changelog::Op;
-use crate::changelog::reader::{self, Change};
+use crate::changelog::reader::Change;
 use crate::worker::process;
 use crate::{capture, guc, shmem};
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -30,6 +31,8 @@ pub enum Trouble {
     Failed,
     /// Postgres was asked, and gave no answer.
     Unsettled(Unsettled),
+    /// What a tick comes to is more than is kept in memory.
+    TooMuch,
 }
 
 /// A large tick goes to the gateway in parts of about this many bytes.
@@ -37,9 +40,9 @@ const PART: usize = 8 << 20;
 
 impl Feeder {
     /// Encodes and queues what a tick brought; tells whether that is to be closed by a commit, once nothing is unanswered.
-    pub(super) fn deliver(&mut self, now: Snapshot, mut changes: Vec<Change>, in_use: bool) -> bool {
+    pub(super) fn deliver(&mut self, now: Snapshot, changes: Changes, in_use: bool) -> bool {
         tick::flush(&changes);
-        reader::sort(&mut changes);
+        let Changes { all: changes, coarse } = changes;
         let quiet =
             changes.is_empty() && self.stale.is_empty() && self.troubled.is_empty() && !self.shapes.are_restless();
         let quiet = quiet && self.unanswered.is_empty();
@@ -55,12 +58,15 @@ impl Feeder {
             return false;
         }
         self.stamp();
-        drop_parts_of_truncated_roots(&mut changes);
-        let redefined = self.heed_markers(&changes);
+        let replaced = self.heed_markers(&changes);
         self.settle_trouble();
-        let sent = self.encode(&changes, &redefined);
-        self.history.push(changes, &self.last, guc::history_bytes());
-        sent || !redefined.is_empty()
+        let sent = self.encode(&changes, &replaced);
+        if coarse {
+            self.history.restart(self.last.clone());
+        } else {
+            self.history.push(changes, &self.last, guc::history_bytes());
+        }
+        sent || !replaced.is_empty()
     }
 
     /// Resynchronises what got no answer because access changed all the time; tells whether there was any.
@@ -75,6 +81,7 @@ impl Feeder {
     /// Does what markers among the changes call for; gives the tables that are resynchronised.
     fn heed_markers(&mut self, changes: &[Change]) -> Vec<Oid> {
         let (mut redefined, mut access, mut gap) = (std::mem::take(&mut self.stale), HashSet::new(), false);
+        let mut bulk: Vec<Oid> = Vec::new();
         for change in changes {
             match change.op {
                 Op::Redefined | Op::TruncatePart if !redefined.contains(&change.relation) => {
@@ -84,6 +91,7 @@ impl Feeder {
                     access.insert(change.relation);
                 }
                 Op::Gap => gap = true,
+                Op::Bulk if !bulk.contains(&change.relation) => bulk.push(change.relation),
                 _ => {}
             }
         }
@@ -109,14 +117,23 @@ impl Feeder {
         if !access.is_empty() {
             self.recheck_access(&access);
         }
+        bulk.retain(|table| !redefined.contains(table));
+        for table in &bulk {
+            pgrx::log!(
+                "more than rte.max_tick_size was changed at once, of table {} most: copies of it are read anew",
+                table.to_u32()
+            );
+            self.resynchronise(*table, "too_many_changes");
+        }
+        redefined.append(&mut bulk);
         redefined
     }
 
     /// Queues the frames of a tick; tells whether there were any.
-    fn encode(&mut self, changes: &[Change], redefined: &[Oid]) -> bool {
+    fn encode(&mut self, changes: &[Change], replaced: &[Oid]) -> bool {
         let mut frames: HashMap<ShapeId, Frames> = HashMap::new();
         // Each error costs the shape whose condition raised it, and the rest is done again.
-        while let Err(shape) = self.encode_changes(changes, redefined, &mut frames) {
+        while let Err(shape) = self.encode_changes(changes, replaced, &mut frames) {
             self.troubled.push((shape, Trouble::Failed));
             frames.clear();
             self.settle_trouble();
@@ -157,14 +174,14 @@ impl Feeder {
     fn encode_changes(
         &mut self,
         changes: &[Change],
-        redefined: &[Oid],
+        replaced: &[Oid],
         frames: &mut HashMap<ShapeId, Frames>,
     ) -> Result<(), ShapeId> {
         if !self.shapes.may_fail() {
-            self.encode_each(changes, redefined, frames);
+            self.encode_each(changes, replaced, frames);
             return Ok(());
         }
-        match attempt(|| self.encode_each(changes, redefined, frames)) {
+        match attempt(|| self.encode_each(changes, replaced, frames)) {
             Ok(()) => Ok(()),
             Err(error) => match self.evaluating.take() {
                 Some(shape) => {
@@ -177,10 +194,11 @@ impl Feeder {
         }
     }
 
-    fn encode_each(&mut self, changes: &[Change], redefined: &[Oid], frames: &mut HashMap<ShapeId, Frames>) {
-        let repeated = self.with_rows_that_change_again(changes, redefined);
+    fn encode_each(&mut self, changes: &[Change], replaced: &[Oid], frames: &mut HashMap<ShapeId, Frames>) {
+        let repeated = self.with_rows_that_change_again(changes, replaced);
         let (mut ids, mut known) = (Vec::new(), None);
-        for change in changes.iter().filter(|c| !redefined.contains(&c.relation)) {
+        let mut room = Room { left: guc::max_tick_bytes(), given_up: HashSet::new() };
+        for change in changes.iter().filter(|c| !replaced.contains(&c.relation)) {
             if known.as_ref().is_none_or(|(table, _)| *table != change.relation) {
                 let Some(definition) = self.shapes.definition(change.relation) else { continue };
                 known = Some((change.relation, definition));
@@ -195,25 +213,28 @@ impl Feeder {
             self.shapes.concerned(&rows, &mut ids);
             self.encoding = Some(change.relation);
             for id in &ids {
-                let Some(shape) = self.shapes.get(*id) else { continue };
+                let Some(shape) = self.shapes.get(*id).filter(|_| !room.given_up.contains(id)) else { continue };
                 self.evaluating = shape.may_fail().then_some(*id);
                 let new = || if repeated.contains(&change.relation) { Frames::net() } else { Frames::default() };
                 let own = frames.entry(*id).or_insert_with(new);
+                let before = own.size();
                 if self.scratch.with(|| shape.encode(&rows, own)).is_err() {
                     self.troubled.push((*id, Trouble::Stale));
                 } else if !shape.touched.is_empty() {
                     self.touched.insert(*id);
                 }
+                room.take(own.size() - before, frames);
             }
             self.evaluating = None;
         }
         self.encoding = None;
+        self.troubled.extend(room.given_up.into_iter().map(|id| (id, Trouble::TooMuch)));
     }
 
     /// Tables of which some transaction changed a row more than once.
-    fn with_rows_that_change_again(&mut self, changes: &[Change], redefined: &[Oid]) -> HashSet<Oid> {
+    fn with_rows_that_change_again(&mut self, changes: &[Change], replaced: &[Oid]) -> HashSet<Oid> {
         let rows = |c: &&Change| {
-            matches!(c.op, Op::Insert | Op::Update | Op::Delete | Op::Truncate) && !redefined.contains(&c.relation)
+            matches!(c.op, Op::Insert | Op::Update | Op::Delete | Op::Truncate) && !replaced.contains(&c.relation)
         };
         let (mut last, mut several) = (HashMap::new(), HashSet::new());
         for change in changes.iter().filter(rows) {
@@ -306,6 +327,7 @@ impl Feeder {
                     self.resynchronise_shape(shape, "access_changed")
                 }
                 Trouble::Unsettled(why) => self.end_shape(shape, &session::unsettled(&why)),
+                Trouble::TooMuch => self.resynchronise_shape(shape, "too_many_changes"),
                 Trouble::Failed => {
                     let refusal = Refusal::new(
                         ErrorCode::WhereFailed,
@@ -360,11 +382,25 @@ impl Feeder {
     }
 }
 
-/// A partition that is truncated together with its root is no news.
-pub(super) fn drop_parts_of_truncated_roots(changes: &mut Vec<Change>) {
-    let roots: Vec<(u64, u32, Oid)> =
-        changes.iter().filter(|c| c.op == Op::Truncate).map(|c| (c.xid, c.cid, c.relation)).collect();
-    if !roots.is_empty() {
-        changes.retain(|c| c.op != Op::TruncatePart || !roots.contains(&(c.xid, c.cid, c.relation)));
+/// Memory for what a tick comes to, encoded.
+struct Room {
+    left: usize,
+    /// Shapes whose frames were dropped.
+    given_up: HashSet<ShapeId>,
+}
+
+impl Room {
+    /// So many bytes more are used. Where there is no room, the shape that has most is given up.
+    fn take(&mut self, bytes: usize, frames: &mut HashMap<ShapeId, Frames>) {
+        match self.left.checked_sub(bytes) {
+            Some(left) => self.left = left,
+            None => {
+                let largest = frames.iter().max_by_key(|(_, own)| own.size()).map(|(id, own)| (*id, own.size()));
+                let Some((id, size)) = largest else { return };
+                frames.remove(&id);
+                self.given_up.insert(id);
+                self.left = (self.left + size).saturating_sub(bytes);
+            }
+        }
     }
 }

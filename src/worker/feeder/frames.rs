@@ -16,6 +16,8 @@ pub struct Frames {
     pub whole: Vec<Frame>,
     open: Vec<u8>,
     count: u32,
+    /// Bytes of the whole ones.
+    closed: usize,
     /// Where rows may change more than once.
     net: Option<Net>,
 }
@@ -34,7 +36,12 @@ struct Net {
     truncated: bool,
     /// Whose changes are coming.
     transaction: u64,
+    /// Bytes of keys and values, about; what was replaced included.
+    bytes: usize,
 }
+
+/// What a row of [`Net`] costs besides its bytes, about.
+const NET_ROW: usize = 160;
 
 struct NetRow {
     key: Box<[u8]>,
@@ -61,6 +68,11 @@ impl Frames {
     /// For changes among which rows may come more than once.
     pub fn net() -> Self {
         Self { net: Some(Net::default()), ..Self::default() }
+    }
+
+    /// Bytes of memory, about.
+    pub fn size(&self) -> usize {
+        self.closed + self.open.len() + self.net.as_ref().map_or(0, |net| net.bytes)
     }
 
     /// Whether the functions for single values are to be used.
@@ -112,6 +124,7 @@ impl Frames {
     /// A row enters, or replaces what was there, by the values of its columns.
     pub fn net_row(&mut self, key: &[u8], values: Vec<Vec<u8>>) {
         if let Some(net) = &mut self.net {
+            net.bytes += values.iter().map(Vec::len).sum::<usize>();
             net.row(key, false).now = Now::Row(values);
         }
     }
@@ -119,6 +132,7 @@ impl Frames {
     /// A row that stays has other values; `set`: places of columns, and values.
     pub fn net_set(&mut self, key: &[u8], set: Vec<(usize, Vec<u8>)>) {
         let Some(net) = &mut self.net else { return };
+        net.bytes += set.iter().map(|(_, value)| value.len()).sum::<usize>();
         let row = net.row(key, true);
         match &mut row.now {
             Now::Row(values) => set.into_iter().for_each(|(place, value)| values[place] = value),
@@ -142,6 +156,7 @@ impl Frames {
         if let Some(net) = &mut self.net {
             let transaction = net.transaction_of(key);
             net.transaction = transaction;
+            net.bytes += row.len();
             net.row(key, false).now = Now::Json(row.to_vec());
         } else {
             write_insert(self.next(shape), row);
@@ -192,6 +207,7 @@ impl Frames {
         if self.count > 0 {
             self.open.push(b']');
             let bytes = rte_protocol::wire::changes_frame(&format!("s{shape}"), &self.open);
+            self.closed += bytes.len();
             self.whole.push(Frame { bytes, changes: self.count });
             self.open.clear();
             self.count = 0;
@@ -207,6 +223,7 @@ impl Net {
             Some(place) => *place,
             None => {
                 let held = held && !self.truncated;
+                self.bytes += 2 * key.len() + NET_ROW;
                 self.places.insert(key.into(), self.rows.len());
                 self.rows.push(NetRow { key: key.into(), held, transaction, now: Now::Gone });
                 return &mut self.rows[self.places.len() - 1];

@@ -7,6 +7,7 @@ mod asked;
 mod delivery;
 mod frames;
 mod gateway;
+mod gathered;
 mod history;
 mod link;
 mod login;

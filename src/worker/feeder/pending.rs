@@ -5,7 +5,8 @@
 //! and the last one did not lies in a range that this tick reads; each is returned once. Main
 //! thread only, in a transaction.
 
-use crate::changelog::reader::{self, Change};
+use super::gathered::{self, Gathered};
+use crate::changelog::reader;
 use crate::shmem::{Announcement, Range, SEGMENTS, Slot};
 use pgrx::pg_sys;
 use rte_core::{Snapshot, Xid};
@@ -24,7 +25,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// The rows that `snapshot` (`after` in its 64-bit form) sees and `before` does not, in no order.
+    /// Gathers the rows that `snapshot` (`after` in its 64-bit form) sees and `before` does not; none where they are not `wanted`.
     ///
     /// # Safety
     /// `snapshot` is registered or active, and was taken after the last call returned.
@@ -34,8 +35,8 @@ impl Pending {
         before: &Snapshot,
         after: &Snapshot,
         snapshot: pg_sys::Snapshot,
-        wanted: bool,
-    ) -> Vec<Change> {
+        wanted: Option<&mut Gathered>,
+    ) {
         // SAFETY: the caller's promise holds for all of it.
         unsafe {
             if !self.started {
@@ -61,15 +62,12 @@ impl Pending {
                 }
                 !ended
             });
-            let mut changes = Vec::new();
-            if wanted {
-                for range in reader::merge(ready) {
-                    let blocks = Some((range.first, range.last));
-                    let keep = |xid| !before.sees(xid);
-                    reader::scan(range.segment as usize, blocks, snapshot, keep, |change, _| changes.push(change));
-                }
+            let Some(gathered) = wanted else { return };
+            for range in reader::merge(ready) {
+                let blocks = Some((range.first, range.last));
+                let keep = |xid| !before.sees(xid);
+                reader::scan(range.segment as usize, blocks, snapshot, keep, |row, _| gathered::take(gathered, row));
             }
-            changes
         }
     }
 
@@ -103,8 +101,8 @@ impl Pending {
                 Some((range.first, range.last)),
                 &raw mut pg_sys::SnapshotAnyData,
                 |xid| !before.sees(xid),
-                |change, block| {
-                    let own = ranges.entry(change.xid).or_default();
+                |row, block| {
+                    let own = ranges.entry(row.xid).or_default();
                     match own.last_mut() {
                         Some(r) if r.segment == range.segment && r.last <= block && block - r.last <= 1 => {
                             r.last = block

@@ -6,8 +6,8 @@
 
 use super::Feeder;
 use super::delivery::Trouble;
-use super::delivery::drop_parts_of_truncated_roots;
 use super::frames::Frames;
+use super::gathered::{self, Changes, Gathered};
 use super::registry::Refusal;
 use super::rows::{Rows, Stale};
 use super::session::{Start, old_copy};
@@ -199,6 +199,7 @@ impl Feeder {
             match change.op {
                 Op::Gap => missed.lost = Some("cursor_expired"),
                 Op::Access => missed.redefined.push((change.relation, "access_changed")),
+                Op::Bulk => missed.redefined.push((change.relation, "cursor_expired")),
                 Op::Redefined | Op::TruncatePart => missed.redefined.push((change.relation, "schema_changed")),
                 Op::Read => {}
                 Op::Insert | Op::Update | Op::Delete | Op::Truncate => {
@@ -277,36 +278,22 @@ struct Missed {
     bytes: HashMap<Oid, usize>,
 }
 
-/// All changes that one of the places did not see, in order; nothing where they are more than a catch-up may be.
+/// All changes that one of the places did not see, in order; of tables with more than a catch-up may be, markers. Nothing where
+/// not even those are few enough.
 ///
 /// # Safety
 /// `active` is active.
 unsafe fn read_log(places: &[Snapshot], active: pg_sys::Snapshot) -> Option<Vec<Change>> {
-    let limit = guc::max_catch_up_bytes();
-    let (mut changes, mut bytes) = (Vec::new(), 0);
-    let over = std::cell::Cell::new(false);
+    let mut gathered = Gathered::new(guc::max_catch_up_bytes());
     for segment in reader::segments() {
         // SAFETY: the caller's promise.
         unsafe {
-            reader::scan(
-                segment,
-                None,
-                active,
-                |xid| !over.get() && places.iter().any(|p| !p.sees(xid)),
-                |change, _| {
-                    bytes += change.size();
-                    over.set(bytes > limit);
-                    changes.push(change);
-                },
-            );
+            let keep = |xid| places.iter().any(|p| !p.sees(xid));
+            reader::scan(segment, None, active, keep, |row, _| gathered::take(&mut gathered, row));
         }
     }
-    if over.get() {
-        return None;
-    }
+    let changes = Changes::from(gathered);
     // What committed before this feeder's first tick, or while nobody was connected, went through no tick's flush.
     snapshot::flush_what_is_visible();
-    drop_parts_of_truncated_roots(&mut changes);
-    reader::sort(&mut changes);
-    Some(changes)
+    (!changes.coarse).then_some(changes.all)
 }

@@ -151,7 +151,7 @@ impl Shape {
             Op::Update => self.update(frames, rows),
             Op::Delete => self.delete(frames, &self.old_key(rows)),
             Op::Truncate => frames.truncate(self.id),
-            Op::TruncatePart | Op::Redefined | Op::Access | Op::Read | Op::Gap => {}
+            Op::TruncatePart | Op::Redefined | Op::Access | Op::Read | Op::Gap | Op::Bulk => {}
         }
     }
 
@@ -229,7 +229,7 @@ impl Shape {
             }
             Op::Delete => self.touch(&self.old_key(rows), false),
             Op::Truncate | Op::TruncatePart => self.uncertain = true,
-            Op::Redefined | Op::Access | Op::Read | Op::Gap => {}
+            Op::Redefined | Op::Access | Op::Read | Op::Gap | Op::Bulk => {}
         }
     }
 

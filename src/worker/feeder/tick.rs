@@ -4,6 +4,7 @@
 //! Everything that clients are told is true of the snapshot of the tick that tells it. Main thread of its own process.
 
 use super::Feeder;
+use super::gathered::{Changes, Gathered};
 use super::link::LinkError;
 use super::pending::Pending;
 use crate::access::drift;
@@ -103,7 +104,7 @@ impl Feeder {
             for look in 0..LOOKS {
                 let first = if look == 0 { adopted.as_ref() } else { None };
                 let (now, changes) = self.look(in_use, first.is_some());
-                commits += count_commits(&changes);
+                commits += count_commits(&changes.all);
                 // First, so that nobody gets a change who may not any more.
                 self.expire();
                 self.recheck_roles();
@@ -148,30 +149,29 @@ impl Feeder {
 
     /// Takes a snapshot that is as new as what this process knows of access, and reads the changes up to it. The first is
     /// the transaction's own where that was `adopted`: what was heard of access was looked at before.
-    fn look(&mut self, in_use: bool, adopted: bool) -> (Snapshot, Vec<Change>) {
-        let (mut last, mut changes) = (self.last.clone(), Vec::new());
+    fn look(&mut self, in_use: bool, adopted: bool) -> (Snapshot, Changes) {
+        let (mut last, mut gathered) = (self.last.clone(), Gathered::new(guc::max_tick_bytes()));
         for look in 0..LOOKS {
             let adopted = adopted && look == 0;
             if !adopted {
                 drift::begin();
             }
             // SAFETY: the snapshot is active until the next one is, or the transaction ends.
-            let (now, new) = unsafe {
+            let now = unsafe {
                 let active = if adopted { pg_sys::GetActiveSnapshot() } else { process::newer_snapshot() };
                 let now = snapshot::copy(active);
-                let new = self.pending.read(self.slot, &last, &now, active, in_use);
-                (now, new)
+                self.pending.read(self.slot, &last, &now, active, in_use.then_some(&mut gathered));
+                now
             };
             if in_use {
-                hear_of_all(&new);
+                hear_of_all(gathered.transactions());
             }
-            changes.extend(new);
             last = now;
             if !in_use || !drift::of_tables(|table| self.shapes.depend_on(table)) {
                 break;
             }
         }
-        (last, changes)
+        (last, gathered.into())
     }
 
     /// Decides when the next tick may be: at once where commits are few, later the more there are.
@@ -206,14 +206,13 @@ fn count_commits(changes: &[Change]) -> usize {
     count
 }
 
-/// Waits until the transactions of these changes have told everybody what else they changed, memberships of roles for one:
+/// Waits until these transactions have told everybody what else they changed, memberships of roles for one:
 /// they do so after snapshots see them and before they release the lock on their own id. A matter of microseconds.
-fn hear_of_all(changes: &[Change]) {
-    let mut last = 0;
-    for change in changes.iter().filter(|c| std::mem::replace(&mut last, c.xid) != c.xid) {
+fn hear_of_all(transactions: &[Xid]) {
+    for xid in transactions {
         // SAFETY: in a transaction; the other has ended for snapshots.
         unsafe {
-            let xid = pg_sys::TransactionId::from(change.xid as u32);
+            let xid = pg_sys::TransactionId::from(*xid as u32);
             pg_sys::XactLockTableWait(xid, std::ptr::null_mut(), std::ptr::null_mut(), pg_sys::XLTW_Oper::XLTW_None);
         }
     }
@@ -223,9 +222,13 @@ fn hear_of_all(changes: &[Change]) {
 
 /// Makes sure that the commits of these changes are on disk: with asynchronous commit they can be seen
 /// before.
-pub fn flush(changes: &[Change]) {
+pub fn flush(changes: &Changes) {
+    if changes.coarse {
+        // Not all of their transactions are named.
+        return snapshot::flush_what_is_visible();
+    }
     let mut last = 0;
-    let mut xids: Vec<Xid> = changes.iter().map(|c| c.xid).collect();
+    let mut xids: Vec<Xid> = changes.all.iter().map(|c| c.xid).collect();
     xids.sort_unstable();
     xids.dedup();
     for xid in xids {
