@@ -11,7 +11,7 @@ PG ?=
 PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help run test lint unit install bench clean
+.PHONY: help run test lint unit install bench bench-report clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,7 +20,8 @@ help:
 	@echo "make install PG_CONFIG=…      build the release library and install it into that Postgres"
 	@echo "make test [PG=\"15 16 18\"]     all checks and tests"
 	@echo "make lint | make unit         only the checks, only the tests that need no Postgres"
-	@echo "make bench                    the measurements (ARGS=\"…\" goes to the load generator)"
+	@echo "make bench                    the measurements (ARGS=\"…\" goes to the load generator, --help tells)"
+	@echo "make bench-report             tables and plots of docs/BENCHMARKS.md, from bench/results"
 
 run:
 	@exec $(PYTHON) tools/demo.py $(if $(filter-out default file undefined,$(origin PG_CONFIG)),--pg-config "$(PG_CONFIG)")
@@ -39,6 +40,9 @@ install:
 
 bench:
 	@exec $(PYTHON) tools/toolchain.py on $(or $(firstword $(PG)),18) cargo run --release -p rte-bench -- $(ARGS)
+
+bench-report:
+	@exec cargo run --release -q -p rte-bench -- report $(ARGS)
 
 clean:
 	rm -rf target

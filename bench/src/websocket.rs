@@ -65,25 +65,36 @@ pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![0x80 | opcode];
     match payload.len() {
         short @ 0..126 => out.push(0x80 | short as u8),
-        long => {
-            out.push(0x80 | 126);
-            out.extend_from_slice(&u16::try_from(long).expect("a short message").to_be_bytes());
-        }
+        long => match u16::try_from(long) {
+            Ok(long) => {
+                out.push(0x80 | 126);
+                out.extend_from_slice(&long.to_be_bytes());
+            }
+            Err(_) => {
+                out.push(0x80 | 127);
+                out.extend_from_slice(&(long as u64).to_be_bytes());
+            }
+        },
     }
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(payload);
     out
 }
 
-/// Connects and shakes hands.
+/// What a client asks with.
+pub fn request(port: u16, path: &str, protocol: Option<&str>) -> String {
+    let protocol = protocol.map(|p| format!("Sec-WebSocket-Protocol: {p}\r\n")).unwrap_or_default();
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n"
+    )
+}
+
+/// Connects to whagons and shakes hands.
 pub fn connect(port: u16) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_nodelay(true)?;
-    write!(
-        stream,
-        "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: rte.v1\r\n\r\n"
-    )?;
+    stream.write_all(request(port, "/ws", Some("rte.v1")).as_bytes())?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -127,5 +138,6 @@ mod tests {
     fn what_we_send_is_masked() {
         assert_eq!(frame(1, b"hi"), [0x81, 0x82, 0, 0, 0, 0, b'h', b'i']);
         assert_eq!(frame(1, &[0; 300])[..4], [0x81, 0xfe, 1, 44]);
+        assert_eq!(frame(1, &[0; 70_000])[..10], [0x81, 0xff, 0, 0, 0, 0, 0, 1, 0x11, 0x70]);
     }
 }

@@ -32,3 +32,5 @@ database.on("notification", ({ payload }) => {
 await database.connect();
 await database.query(`LISTEN ${database.escapeIdentifier(channel)}`);
 server.listen(Number(process.env.PORT), "127.0.0.1", 1024, () => console.log("ready"));
+// Whoever started it is gone.
+process.stdin.resume().on("end", () => process.exit());
