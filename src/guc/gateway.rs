@@ -3,7 +3,7 @@
 use super::SERVER;
 use super::declare::{get, get_list};
 use super::network::{
-    ALLOWED_HOSTS, ALLOWED_ORIGINS, CLIENT_QUEUE_SIZE, GATEWAY_MEMORY_LIMIT, GATEWAY_SANDBOX, HEARTBEAT_INTERVAL,
+    ALLOWED_HOSTS, ALLOWED_ORIGINS, CLIENT_QUEUE_SIZE, COMPRESSION_LEVEL, COMPRESSION_MIN_SIZE, GATEWAY_MEMORY_LIMIT, GATEWAY_SANDBOX, HEARTBEAT_INTERVAL,
     HELLO_TIMEOUT, IO_THREADS, LISTEN_ADDRESSES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS, MAX_FAILED_TOKENS,
     MAX_FRAME_SIZE, MAX_HANDSHAKES_PER_SECOND, MAX_MESSAGES_PER_SECOND, MAX_SUBSCRIPTIONS, PORT, STALL_TIMEOUT,
     Sandbox,
@@ -32,6 +32,8 @@ pub fn gateway_config(bridge_path: String) -> GatewayConfig {
         max_subscriptions: get(&MAX_SUBSCRIPTIONS) as u32,
         max_frame_bytes: get(&MAX_FRAME_SIZE) << 10,
         client_queue_bytes: get(&CLIENT_QUEUE_SIZE) << 10,
+        compression_level: get(&COMPRESSION_LEVEL) as u32,
+        compression_min_bytes: get(&COMPRESSION_MIN_SIZE) as u32,
         allowed_origins: get_list(&ALLOWED_ORIGINS),
         max_handshakes_per_second: get(&MAX_HANDSHAKES_PER_SECOND) as u32,
         max_messages_per_second: get(&MAX_MESSAGES_PER_SECOND) as u32,

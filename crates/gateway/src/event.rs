@@ -2,6 +2,7 @@
 //! [`Credit`], so that channels stay bounded in bytes by their readers.
 
 use crate::databases::Database;
+use crate::deflate::Shared;
 use crate::directory::FeederId;
 use crate::flow::Credit;
 use crate::http::answer::Header;
@@ -21,6 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 pub struct ChangesPart {
     pub frames: Vec<ShapeFrame>,
     pub body: Bytes,
+    /// The frames compressed.
+    pub deflated: Shared,
     /// Back when the last thread has put it into its queues.
     pub _credit: Credit,
 }

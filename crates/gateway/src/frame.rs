@@ -3,17 +3,20 @@
 //! Invariant: rows and changes are never copied, but for the one form that must change them: an event whose JSON has line
 //! ends in it. I/O threads only (`Rc`).
 
+use crate::deflate::{Deflater, Place};
 use crate::flow::Credit;
 use bytes::Bytes;
 use rte_core::session;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
 /// How a message stands among others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub enum Form {
     /// A WebSocket frame.
     Frame,
+    /// A WebSocket frame that is compressed where it pays.
+    Deflated(Rc<RefCell<Deflater>>),
     /// A server-sent event.
     Event,
     /// Nothing around it.
@@ -33,6 +36,10 @@ struct Encoded {
     changes: u32,
     /// Comes back to the reader that the rows came from, once they are written.
     credit: Option<Rc<Credit>>,
+    /// Where all threads find its body compressed, where it is a body of all.
+    place: Option<Place>,
+    /// None: it does not pay.
+    deflated: OnceCell<Option<OutFrame>>,
     event: OnceCell<OutFrame>,
     bare: OnceCell<OutFrame>,
 }
@@ -44,15 +51,24 @@ pub struct OutFrame(Rc<Encoded>);
 impl OutFrame {
     /// A text frame around a payload that is shared with others.
     pub fn text(payload: Bytes, changes: u32) -> Self {
-        let header = header(0x81, payload.len());
+        let header = header(TEXT, payload.len());
         let head = Bytes::copy_from_slice(header.as_slice());
         Self(Rc::new(Encoded { head, body: payload, header: Some(header.len), changes, ..Encoded::default() }))
+    }
+
+    /// The same of a body that other threads send too.
+    pub fn text_at(payload: Bytes, changes: u32, place: Place) -> Self {
+        let mut frame = Self::text(payload, changes);
+        if let Some(encoded) = Rc::get_mut(&mut frame.0) {
+            encoded.place = Some(place);
+        }
+        frame
     }
 
     /// A text frame of a small payload in pieces, which are put together.
     pub fn text_of(pieces: &[&[u8]]) -> Self {
         let size = pieces.iter().map(|p| p.len()).sum::<usize>();
-        let header = header(0x81, size);
+        let header = header(TEXT, size);
         let mut bytes = Vec::with_capacity(usize::from(header.len) + size);
         bytes.extend_from_slice(header.as_slice());
         pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
@@ -61,7 +77,7 @@ impl OutFrame {
 
     /// A text frame of three parts.
     pub fn text_parts(before: &[u8], body: Bytes, after: Vec<u8>, credit: Option<Credit>) -> Self {
-        let ws = header(0x81, before.len() + body.len() + after.len());
+        let ws = header(TEXT, before.len() + body.len() + after.len());
         let head = Bytes::from([ws.as_slice(), before].concat());
         let (tail, credit) = (after.into(), credit.map(Rc::new));
         Self(Rc::new(Encoded { head, body, tail, header: Some(ws.len), credit, ..Encoded::default() }))
@@ -82,10 +98,14 @@ impl OutFrame {
     }
 
     /// The same message in another form.
-    pub fn into_form(self, form: Form) -> Self {
+    pub fn into_form(self, form: &Form) -> Self {
         let Some(header) = self.0.header else { return self };
         match form {
             Form::Frame => self,
+            Form::Deflated(deflater) => {
+                let deflated = self.0.deflated.get_or_init(|| self.0.as_deflated(header.into(), deflater));
+                deflated.clone().unwrap_or(self)
+            }
             Form::Event => self.0.event.get_or_init(|| self.0.as_event(header.into())).clone(),
             Form::Bare => self.0.bare.get_or_init(|| self.0.as_bare(header.into())).clone(),
         }
@@ -113,11 +133,23 @@ impl session::Frame for OutFrame {
     }
 }
 
+/// The first byte of a whole message of text, and of one that is compressed.
+const TEXT: u8 = 0x81;
+const COMPRESSED_TEXT: u8 = 0xc1;
+
 /// What begins a line of an event, and what ends it.
 const DATA: &[u8] = b"data: ";
 const END: &[u8] = b"\n\n";
 
 impl Encoded {
+    /// Compressed; none where it does not pay.
+    fn as_deflated(&self, header: usize, deflater: &RefCell<Deflater>) -> Option<OutFrame> {
+        let message = deflater.borrow_mut().message(&self.head[header..], &self.body, &self.tail, self.place.as_ref());
+        let [before, body, tail] = message?;
+        let ws = self::header(COMPRESSED_TEXT, before.len() + body.len() + tail.len());
+        Some(self.like([ws.as_slice(), &before].concat().into(), body, tail))
+    }
+
     /// Without the WebSocket's header.
     fn as_bare(&self, header: usize) -> OutFrame {
         let (body, tail) = (self.body.clone(), self.tail.clone());
@@ -224,17 +256,17 @@ mod tests {
             let parts = OutFrame::text_parts(a.as_bytes(), Bytes::copy_from_slice(b.as_bytes()), c.into(), None);
             let pieces = OutFrame::text_of(&[a.as_bytes(), b.as_bytes(), c.as_bytes()]);
             for frame in [OutFrame::text(Bytes::copy_from_slice(text.as_bytes()), 3), parts, pieces] {
-                assert!(frame.clone().into_form(Form::Frame).all().ends_with(text.as_bytes()));
-                assert_eq!(frame.clone().into_form(Form::Bare).all(), text.as_bytes());
-                let event = frame.clone().into_form(Form::Event);
+                assert!(frame.clone().into_form(&Form::Frame).all().ends_with(text.as_bytes()));
+                assert_eq!(frame.clone().into_form(&Form::Bare).all(), text.as_bytes());
+                let event = frame.clone().into_form(&Form::Event);
                 assert_eq!(data(&event.all()), plain);
                 assert_eq!((event.changes(), event.bytes()), (frame.changes(), event.all().len()));
                 // Made once, and whole in itself.
-                assert!(Rc::ptr_eq(&event.0, &frame.into_form(Form::Event).0));
-                assert_eq!(event.clone().into_form(Form::Event).all(), event.all());
+                assert!(Rc::ptr_eq(&event.0, &frame.into_form(&Form::Event).0));
+                assert_eq!(event.clone().into_form(&Form::Event).all(), event.all());
             }
         }
-        assert_eq!(OutFrame::ping().into_form(Form::Event).all(), OutFrame::ping().all());
+        assert_eq!(OutFrame::ping().into_form(&Form::Event).all(), OutFrame::ping().all());
     }
 
     #[test]
@@ -242,7 +274,7 @@ mod tests {
         let body = Bytes::from(vec![b'x'; 1000]);
         let flow = crate::flow::Flow::new(1);
         let frame = OutFrame::text_parts(b"{", body.clone(), b"}".to_vec(), Some(flow.take(1000)));
-        let (event, bare) = (frame.clone().into_form(Form::Event), frame.clone().into_form(Form::Bare));
+        let (event, bare) = (frame.clone().into_form(&Form::Event), frame.clone().into_form(&Form::Bare));
         for form in [&frame, &event, &bare] {
             assert_eq!(form.0.body.as_ptr(), body.as_ptr());
         }

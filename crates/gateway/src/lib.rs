@@ -9,6 +9,7 @@ mod bridge;
 mod connection;
 mod control;
 mod databases;
+mod deflate;
 mod directory;
 mod event;
 mod flow;

@@ -77,7 +77,7 @@ impl OutQueue {
     }
 
     fn push_item(&mut self, frame: OutFrame, counted: bool) {
-        let frame = frame.into_form(self.form);
+        let frame = frame.into_form(&self.form);
         let bytes = frame.bytes();
         self.total += bytes;
         if counted {
@@ -90,7 +90,7 @@ impl OutQueue {
     pub fn clear(&mut self) {
         let begun = if self.written > 0 { self.items.pop_front() } else { None };
         let written = self.written;
-        *self = Self::new(self.form);
+        *self = Self::new(self.form.clone());
         if let Some(begun) = begun {
             self.written = written;
             self.push_item(begun.frame, true);

@@ -2,6 +2,7 @@
 //! subprotocol, and what the URL claims. Pure.
 
 use crate::connection::UrlClaims;
+use crate::deflate::offer;
 use crate::http::{Answer, Request};
 use crate::wire::{ConnectionId, Transport};
 use rte_protocol::bridge::GatewayConfig;
@@ -19,6 +20,8 @@ pub enum Decision {
     Upgrade {
         response: Vec<u8>,
         claims: UrlClaims,
+        /// Messages may be compressed.
+        deflated: bool,
     },
     /// It opens a connection whose client speaks by requests, and is answered by events or by polls.
     Open {
@@ -69,12 +72,15 @@ fn websocket(request: &Request, config: &GatewayConfig) -> Result<Decision, Answ
     if !request.header_has("sec-websocket-protocol", SUBPROTOCOL) {
         return refuse(400, "the subprotocol is missing", "connect with Sec-WebSocket-Protocol: rte.v1");
     }
+    let agreed = (config.compression_level > 0).then(|| offer::accept(request.headers("sec-websocket-extensions")));
+    let agreed = agreed.flatten();
+    let extensions = agreed.map(|agreed| format!("Sec-WebSocket-Extensions: {agreed}\r\n")).unwrap_or_default();
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n",
+         Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n{extensions}\r\n",
         derive_accept_key(key.trim().as_bytes())
     );
-    Ok(Decision::Upgrade { response: response.into_bytes(), claims: claims(request) })
+    Ok(Decision::Upgrade { response: response.into_bytes(), claims: claims(request), deflated: agreed.is_some() })
 }
 
 fn by_requests(request: &Request, config: &GatewayConfig) -> Result<Decision, Answer> {
@@ -166,6 +172,7 @@ mod tests {
             "hello_timeout_ms": 0, "tenant_wait_ms": 0, "heartbeat_ms": 0, "stall_timeout_ms": 0, "max_connections": 0,
             "max_connections_per_address": 0, "max_subscriptions": 0, "max_frame_bytes": 0, "client_queue_bytes": 0,
             "max_handshakes_per_second": 0, "max_messages_per_second": 0, "max_failed_tokens": 0, "allowed_hosts": [],
+            "compression_level": 1, "compression_min_bytes": 1024,
             "sandbox": "off", "memory_limit_bytes": 0, "postgres_socket": "", "allowed_origins": ["https://app.example"],
         }))
         .expect("config");

@@ -1,10 +1,10 @@
-//! The reading half of a WebSocket: bytes that came from the socket in, messages and answers out.
+//! The reading half of a WebSocket (RFC 6455, with messages compressed as in RFC 7692 where that was agreed to): bytes that
+//! came from the socket in, messages and answers out.
 //!
-//! tungstenite decides what is a valid frame and answers pings and closes; it never touches the socket. I/O threads.
+//! Decides what is a valid frame, and answers pings and closes; never touches the socket. Invariant: memory is what a client
+//! has sent, not what it has announced, and nothing at all between messages. I/O threads.
 
-use std::io::{self, Read, Write};
-use tungstenite::error::{CapacityError, Error};
-use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
+use crate::deflate::{InflateError, Inflater};
 
 /// What came in.
 #[derive(Debug)]
@@ -24,59 +24,63 @@ pub enum Incoming {
 /// The state of one connection's reading half.
 #[derive(Debug)]
 pub struct WebSocketIn {
-    context: Box<WebSocketContext>,
-    /// A frame whose end has not come. tungstenite reserves a frame's length as soon as it reads its header, so
-    /// it gets whole frames only: memory is what a client has sent, not what it has announced.
+    /// A frame whose end has not come.
     part: Vec<u8>,
+    /// What has come of a message that comes in fragments.
+    begun: Option<Box<Begun>>,
     max_frame: usize,
+    /// Compression was agreed to.
+    deflated: bool,
 }
 
-struct Memory<'i, 'a> {
-    input: &'a mut &'i [u8],
-    output: &'a mut Vec<u8>,
+/// A message whose last fragment has not come.
+#[derive(Debug)]
+struct Begun {
+    kind: Kind,
+    payload: Vec<u8>,
 }
 
-impl Read for Memory<'_, '_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.input.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.input.read(buf)
-    }
+/// What the first frame of a message says of it.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    text: bool,
+    deflated: bool,
 }
 
-impl Write for Memory<'_, '_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.output.extend_from_slice(buf);
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+const FIN: u8 = 0x80;
+/// Of a message's first frame: it is compressed.
+const RSV1: u8 = 0x40;
+const RSV23: u8 = 0x30;
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+/// The largest payload of a control frame.
+const CONTROL: usize = 125;
+const PROTOCOL_ERROR: u16 = 1002;
 
 impl WebSocketIn {
-    pub fn new(max_frame: usize) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(256)
-            .write_buffer_size(0)
-            .max_message_size(Some(max_frame))
-            .max_frame_size(Some(max_frame));
-        let context = Box::new(WebSocketContext::new(Role::Server, Some(config)));
-        Self { context, part: Vec::new(), max_frame }
+    /// `max_frame`: bytes of a frame and of a message, inflated too.
+    pub fn new(max_frame: usize, deflated: bool) -> Self {
+        Self { part: Vec::new(), begun: None, max_frame, deflated }
+    }
+
+    /// Whether compression was agreed to.
+    pub const fn is_deflated(&self) -> bool {
+        self.deflated
     }
 
     /// The next message, or none where more input is needed. `input` is advanced; frames to send back are appended
     /// to `output`.
-    pub fn next(&mut self, input: &mut &[u8], output: &mut Vec<u8>) -> Option<Incoming> {
+    pub fn next(&mut self, input: &mut &[u8], output: &mut Vec<u8>, inflater: &mut Inflater) -> Option<Incoming> {
         loop {
             let known = if self.part.is_empty() { frame_len(input) } else { self.complete_header(input) };
             let Some(len) = known else {
                 self.part.extend_from_slice(input);
                 *input = &[];
-                // An answer may wait to be written.
-                return self.read(&[], output);
+                return None;
             };
             if len.payload > self.max_frame as u64 {
                 return Some(Incoming::TooLarge);
@@ -85,16 +89,16 @@ impl WebSocketIn {
             if input.len() < missing {
                 self.part.extend_from_slice(input);
                 *input = &[];
-                return self.read(&[], output);
+                return None;
             }
             let (rest_of_frame, rest) = input.split_at(missing);
             *input = rest;
             let incoming = if self.part.is_empty() {
-                self.read(rest_of_frame, output)
+                self.read(rest_of_frame, len, output, inflater)
             } else {
                 let mut frame = std::mem::take(&mut self.part);
                 frame.extend_from_slice(rest_of_frame);
-                self.read(&frame, output)
+                self.read(&frame, len, output, inflater)
             };
             if incoming.is_some() {
                 return incoming;
@@ -114,25 +118,103 @@ impl WebSocketIn {
         }
     }
 
-    /// Reads a whole frame, or nothing.
-    fn read(&mut self, mut frame: &[u8], output: &mut Vec<u8>) -> Option<Incoming> {
-        let mut memory = Memory { input: &mut frame, output };
-        match self.context.read(&mut memory) {
-            Ok(Message::Text(text)) => Some(Incoming::Text(text.as_str().to_owned())),
-            Ok(Message::Binary(_)) => Some(Incoming::Binary),
-            // The answer is written by the next call, which comes at once.
-            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Some(Incoming::Control),
-            Ok(Message::Close(_)) => {
-                // Writes the answer.
-                let _ = self.context.flush(&mut memory);
-                Some(Incoming::Close)
-            }
-            Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => None,
-            Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => Some(Incoming::TooLarge),
-            Err(Error::ConnectionClosed | Error::AlreadyClosed) => Some(Incoming::Close),
-            Err(_) => Some(Incoming::Violation),
+    /// Reads a whole frame.
+    fn read(
+        &mut self,
+        frame: &[u8],
+        len: FrameLen,
+        output: &mut Vec<u8>,
+        inflater: &mut Inflater,
+    ) -> Option<Incoming> {
+        let payload = usize::try_from(len.payload).ok()?;
+        let (header, masked) = frame.split_at(frame.len() - payload);
+        let (first, opcode) = (header[0], header[0] & 0x0f);
+        // Clients mask.
+        let Some(mask) = header.last_chunk::<4>().filter(|_| header[1] & 0x80 != 0) else {
+            return Some(Incoming::Violation);
+        };
+        let begins = matches!(opcode, TEXT | BINARY);
+        let reserved = if self.deflated && begins { RSV23 } else { RSV1 | RSV23 };
+        let fits = match opcode {
+            TEXT | BINARY => self.begun.is_none(),
+            CONTINUATION => self.begun.is_some(),
+            CLOSE | PING | PONG => first & FIN != 0 && payload <= CONTROL,
+            _ => false,
+        };
+        if first & reserved != 0 || !fits {
+            return Some(Incoming::Violation);
         }
+        if opcode >= CLOSE {
+            let mut payload = Vec::with_capacity(payload);
+            unmask(masked, *mask, &mut payload);
+            return Some(control(opcode, &payload, output));
+        }
+        let last = first & FIN != 0;
+        let kind = Kind { text: opcode == TEXT, deflated: first & RSV1 != 0 };
+        let mut begun = self.begun.take().unwrap_or_else(|| Box::new(Begun { kind, payload: Vec::new() }));
+        if begun.payload.len() + payload > self.max_frame {
+            return Some(Incoming::TooLarge);
+        }
+        unmask(masked, *mask, &mut begun.payload);
+        if !last {
+            self.begun = Some(begun);
+            return None;
+        }
+        Some(self.message(*begun, inflater))
     }
+
+    fn message(&self, Begun { kind, mut payload }: Begun, inflater: &mut Inflater) -> Incoming {
+        if kind.deflated {
+            payload = match inflater.inflate(&payload, self.max_frame) {
+                Ok(payload) => payload,
+                Err(InflateError::TooLarge) => return Incoming::TooLarge,
+                Err(InflateError::Bad) => return Incoming::Violation,
+            };
+        }
+        if !kind.text {
+            return Incoming::Binary;
+        }
+        String::from_utf8(payload).map_or(Incoming::Violation, Incoming::Text)
+    }
+}
+
+/// Appends what a client has masked.
+fn unmask(masked: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+    let (words, rest) = masked.as_chunks::<4>();
+    out.reserve(masked.len());
+    let mask_word = u32::from_ne_bytes(mask);
+    out.extend(words.iter().flat_map(|word| (u32::from_ne_bytes(*word) ^ mask_word).to_ne_bytes()));
+    out.extend(rest.iter().zip(mask).map(|(byte, mask)| byte ^ mask));
+}
+
+/// Answers a control frame.
+fn control(opcode: u8, payload: &[u8], output: &mut Vec<u8>) -> Incoming {
+    match opcode {
+        PING => answer(PONG, payload, output),
+        CLOSE => {
+            let code = match payload {
+                [] => None,
+                [a, b, reason @ ..] if std::str::from_utf8(reason).is_ok() => Some(u16::from_be_bytes([*a, *b])),
+                _ => return Incoming::Violation,
+            };
+            let code = code.map(|code| if may_be_sent(code) { code } else { PROTOCOL_ERROR }.to_be_bytes());
+            answer(CLOSE, code.as_ref().map_or(&[], |code| code), output);
+            return Incoming::Close;
+        }
+        _ => {}
+    }
+    Incoming::Control
+}
+
+fn answer(opcode: u8, payload: &[u8], output: &mut Vec<u8>) {
+    // No longer than what it answers.
+    output.extend([FIN | opcode, payload.len() as u8]);
+    output.extend_from_slice(payload);
+}
+
+/// Whether a close frame may have this code.
+const fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 /// How long a frame is.
@@ -181,11 +263,15 @@ mod tests {
 
     /// What comes of bytes that arrive in pieces of a size; texts by their length.
     fn read(bytes: &[u8], size: usize) -> (Vec<String>, Vec<u8>) {
-        let (mut ws, mut output, mut seen) = (WebSocketIn::new(100_000), Vec::new(), Vec::new());
+        read_by(WebSocketIn::new(100_000, false), bytes, size)
+    }
+
+    fn read_by(mut ws: WebSocketIn, bytes: &[u8], size: usize) -> (Vec<String>, Vec<u8>) {
+        let (mut output, mut seen, mut inflater) = (Vec::new(), Vec::new(), Inflater::default());
         for mut piece in bytes.chunks(size) {
-            while let Some(incoming) = ws.next(&mut piece, &mut output) {
+            while let Some(incoming) = ws.next(&mut piece, &mut output, &mut inflater) {
                 match incoming {
-                    Incoming::Text(text) => seen.push(format!("{} of {}", text.len(), &text[..1])),
+                    Incoming::Text(text) => seen.push(format!("{} of {}", text.len(), text.chars().next().unwrap_or(' '))),
                     Incoming::TooLarge | Incoming::Violation | Incoming::Close => {
                         seen.push(format!("{incoming:?}"));
                         return (seen, output);

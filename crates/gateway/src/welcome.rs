@@ -65,9 +65,9 @@ impl Visit {
         let answer = match upgrade::decide(&head.request, self.permit.is_local(), &self.config) {
             Decision::Plain => self.plain(&head).await,
             Decision::Refuse(answer) => answer,
-            Decision::Upgrade { response, claims } => match self.permit.upgrade(&self.config) {
+            Decision::Upgrade { response, claims, deflated } => match self.permit.upgrade(&self.config) {
                 Err(refusal) => Answer::refusal(refusal),
-                Ok(()) => return self.upgrade(&response, claims, &head.rest).await,
+                Ok(()) => return self.upgrade(&response, (claims, deflated), &head.rest).await,
             },
             Decision::Open { transport, claims } => match self.permit.upgrade(&self.config) {
                 Err(refusal) => Answer::refusal(refusal),
@@ -135,7 +135,7 @@ impl Visit {
         }
     }
 
-    async fn upgrade(self, response: &[u8], claims: UrlClaims, rest: &[u8]) {
+    async fn upgrade(self, response: &[u8], claims: (UrlClaims, bool), rest: &[u8]) {
         if !matches!(timeout(self.patience(), http::write_all(&self.stream, response)).await, Ok(Ok(()))) {
             return;
         }

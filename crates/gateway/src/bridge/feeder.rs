@@ -4,6 +4,7 @@ use super::jobs::{Job, Kind};
 use super::peer::{BridgeFrame, FrameReader, PeerOut};
 use super::{Bridge, Feeder};
 use crate::databases::Database;
+use crate::deflate::shared;
 use crate::directory::FeederId;
 use crate::event::{CatchUpPart, ChangesPart, CommitPart, SessionEvent, ToIo, Unavailable};
 use crate::flow::Flow;
@@ -98,7 +99,7 @@ fn handle(
             let changes = frames.iter().map(|f| u64::from(f.changes)).sum();
             figures.changes_total.fetch_add(changes, Relaxed);
             of_database.counts.changes_total.fetch_add(changes, Relaxed);
-            let part = Arc::new(ChangesPart { frames, body, _credit: credit() });
+            let part = Arc::new(ChangesPart { deflated: shared(frames.len()), frames, body, _credit: credit() });
             bridge.io.all(|| ToIo::Changes { feeder, part: part.clone() });
         }
         FromFeeder::Commit { snapshot, cursor, time } => {

@@ -46,7 +46,7 @@ impl Hub {
                 backlog.extend_from_slice(input);
                 break;
             }
-            let incoming = reader.next(&mut input, &mut output);
+            let incoming = reader.next(&mut input, &mut output, &mut self.inflater);
             if !output.is_empty() {
                 let frame = OutFrame::raw(std::mem::take(&mut output).into());
                 self.push(conn, state, frame);

@@ -4,6 +4,7 @@
 use super::{Commits, EARLY, Hub, Shape, over, write};
 use crate::connection::{Conn, ConnState};
 use crate::directory::FeederId;
+use crate::deflate::Place;
 use crate::event::{CatchUpPart, ChangesPart, CommitPart};
 use crate::frame::OutFrame;
 use rte_core::held::Stem;
@@ -59,7 +60,7 @@ impl Hub {
         let Some(feeder) = self.feeders.get_mut(&id) else { return };
         feeder.tick_open = true;
         let mut start = 0;
-        for frame in &part.frames {
+        for (at, frame) in part.frames.iter().enumerate() {
             let end = start + frame.len as usize;
             let range = start..end;
             start = end;
@@ -68,7 +69,10 @@ impl Hub {
             if end > part.body.len() {
                 return;
             }
-            let encoded = OutFrame::text(part.body.slice(range), frame.changes);
+            let encoded = {
+                let place = Place(part.deflated.clone(), at);
+                OutFrame::text_at(part.body.slice(range), frame.changes, place)
+            };
             // Taken out while it is walked: closing a slow connection takes it out of its shapes.
             let members = std::mem::take(&mut shape.members);
             let mut overfull = Vec::new();

@@ -20,9 +20,10 @@ mod tenants;
 use crate::connection::{Conn, ConnState, Input, UrlClaims};
 use crate::control::Log;
 use crate::databases::{Database, Table};
+use crate::deflate::{Deflater, Inflater};
 use crate::directory::{Directory, FeederId};
 use crate::event::{IoThreads, ToBridge, ToIo};
-use crate::frame::OutFrame;
+use crate::frame::{Form, OutFrame};
 use crate::limits::Permit;
 use crate::metrics::Metrics;
 use crate::queue::OutQueue;
@@ -138,6 +139,8 @@ pub struct Hub {
     /// Reused by every call.
     actions: Vec<Action<OutFrame>>,
     scratch: Box<[u8]>,
+    deflater: Rc<RefCell<Deflater>>,
+    inflater: Inflater,
     ping: OutFrame,
     heartbeat: OutFrame,
     /// Somebody's hello waits for its feeder to take more.
@@ -150,6 +153,8 @@ impl Hub {
         Self {
             directory: Directory::new(&config.landlord_database),
             asked: HashMap::new(),
+            deflater: Rc::new(RefCell::new(Deflater::new(config.compression_level, config.compression_min_bytes))),
+            inflater: Inflater::default(),
             holdings: Holdings::default(),
             config,
             shared,
@@ -175,17 +180,17 @@ impl Hub {
         }
     }
 
-    /// A WebSocket that has been upgraded. `rest` is input that came with the request.
+    /// A WebSocket that has been upgraded, with compression or without. `rest` is input that came with the request.
     pub fn add(
         &mut self,
         stream: TcpStream,
         peer: SocketAddr,
         permit: Permit,
-        claims: UrlClaims,
+        (claims, deflated): (UrlClaims, bool),
         rest: &[u8],
     ) -> Rc<Conn> {
         let max_frame = usize::try_from(self.config.max_frame_bytes).unwrap_or(usize::MAX);
-        let input = Input::WebSocket { reader: WebSocketIn::new(max_frame), backlog: Vec::new() };
+        let input = Input::WebSocket { reader: WebSocketIn::new(max_frame, deflated), backlog: Vec::new() };
         let conn = self.settle(Wire::WebSocket(stream), input, peer, permit, claims);
         if !rest.is_empty() {
             self.input(&conn, &mut conn.state.borrow_mut(), rest);
@@ -210,9 +215,13 @@ impl Hub {
             self.conns.len() - 1
         });
         let id = self.new_session();
+        let form = match &input {
+            Input::WebSocket { reader, .. } if reader.is_deflated() => Form::Deflated(self.deflater.clone()),
+            _ => wire.form(),
+        };
         let state = ConnState {
             session: Session::new(id, &peer.to_string(), self.config.max_subscriptions),
-            queue: OutQueue::new(wire.form()),
+            queue: OutQueue::new(form),
             input,
             claims: (claims.token.is_some() || claims.tenant.is_some()).then(|| Box::new(claims)),
             messages: Bucket::default(),
@@ -308,7 +317,10 @@ impl Hub {
             ToIo::Commit { feeder, part } => self.commit(feeder, &part),
             ToIo::CatchUp { feeder, part } => self.catch_up(feeder, &part),
             ToIo::Session { feeder, session, event } => self.session_event(feeder, session, event),
-            ToIo::Config(config) => self.config = config,
+            ToIo::Config(config) => {
+                self.deflater.borrow_mut().set(config.compression_level, config.compression_min_bytes);
+                self.config = config;
+            }
             ToIo::Report { database, reply } => {
                 let _ = reply.send(self.report(database));
             }

@@ -37,6 +37,7 @@ impl Hub {
         });
         self.forget_asked();
         self.holdings.forget();
+        self.deflater.borrow_mut().forget();
         if std::mem::take(&mut self.held_back) {
             self.place_waiting();
         }

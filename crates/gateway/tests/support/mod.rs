@@ -54,6 +54,8 @@ pub fn config(bridge_path: String) -> GatewayConfig {
         max_subscriptions: 20,
         max_frame_bytes: 64 * 1024,
         client_queue_bytes: 1 << 20,
+        compression_level: 1,
+        compression_min_bytes: 1024,
         max_handshakes_per_second: 0,
         max_messages_per_second: 0,
         max_failed_tokens: 0,

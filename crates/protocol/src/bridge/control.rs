@@ -103,6 +103,10 @@ pub struct GatewayConfig {
     pub max_subscriptions: u32,
     pub max_frame_bytes: u64,
     pub client_queue_bytes: u64,
+    /// Of messages to WebSockets that agree to it: 1 (fast) to 9 (small); 0: none is compressed.
+    pub compression_level: u32,
+    /// Messages below it are not compressed.
+    pub compression_min_bytes: u32,
     /// Connections of an address in a second, about; 0: any number. So in the next two.
     pub max_handshakes_per_second: u32,
     /// Messages of a connection in a second, about.
