@@ -12,6 +12,10 @@ use tokio::net::TcpStream;
 
 /// Slices in one write.
 const SLICES: usize = 96;
+/// What waits is put together for one write up to so many bytes: the kernel takes one piece more cheaply than several.
+const TOGETHER: usize = 2048;
+/// Items that an idle queue keeps room for.
+const ROOM: usize = 8;
 
 #[derive(Debug)]
 struct Item {
@@ -105,24 +109,8 @@ impl OutQueue {
     pub fn write_to(&mut self, stream: &TcpStream) -> io::Result<Written> {
         let mut bytes = 0;
         while !self.items.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut used = 0;
-            let mut skip = self.written;
-            'items: for item in &self.items {
-                for part in item.frame.pieces() {
-                    if part.len() <= skip {
-                        skip -= part.len();
-                        continue;
-                    }
-                    if used == SLICES {
-                        break 'items;
-                    }
-                    slices[used] = IoSlice::new(&part[skip..]);
-                    skip = 0;
-                    used += 1;
-                }
-            }
-            match stream.try_write_vectored(&slices[..used]) {
+            let tried = if self.total <= TOGETHER { self.try_together(stream) } else { self.try_slices(stream) };
+            match tried {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     bytes += n;
@@ -133,10 +121,45 @@ impl OutQueue {
                 Err(e) => return Err(e),
             }
         }
-        if self.items.capacity() > 64 {
+        Ok(Written { bytes, blocked: false })
+    }
+
+    fn try_together(&self, stream: &TcpStream) -> io::Result<usize> {
+        let mut together = [0; TOGETHER];
+        let mut used = 0;
+        for piece in self.rest() {
+            let Some(room) = together.get_mut(used..used + piece.len()) else { break };
+            room.copy_from_slice(piece);
+            used += piece.len();
+        }
+        stream.try_write(&together[..used])
+    }
+
+    fn try_slices(&self, stream: &TcpStream) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut used = 0;
+        for piece in self.rest().take(SLICES) {
+            slices[used] = IoSlice::new(piece);
+            used += 1;
+        }
+        stream.try_write_vectored(&slices[..used])
+    }
+
+    /// What is not written, in pieces.
+    fn rest(&self) -> impl Iterator<Item = &[u8]> {
+        let mut skip = self.written;
+        self.items.iter().flat_map(|item| item.frame.pieces()).filter_map(move |piece| {
+            let skipped = skip.min(piece.len());
+            skip -= skipped;
+            (skipped < piece.len()).then(|| &piece[skipped..])
+        })
+    }
+
+    /// Gives memory back that a busy time has left. To be called now and then.
+    pub fn trim(&mut self) {
+        if self.items.is_empty() && self.items.capacity() > ROOM {
             self.items = VecDeque::new();
         }
-        Ok(Written { bytes, blocked: false })
     }
 
     /// Moves what waits to another queue, with commas between: about so many bytes, but at least one message. Nothing may

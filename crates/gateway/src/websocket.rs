@@ -119,13 +119,7 @@ impl WebSocketIn {
     }
 
     /// Reads a whole frame.
-    fn read(
-        &mut self,
-        frame: &[u8],
-        len: FrameLen,
-        output: &mut Vec<u8>,
-        inflater: &mut Inflater,
-    ) -> Option<Incoming> {
+    fn read(&mut self, frame: &[u8], len: FrameLen, output: &mut Vec<u8>, inflater: &mut Inflater) -> Option<Incoming> {
         let payload = usize::try_from(len.payload).ok()?;
         let (header, masked) = frame.split_at(frame.len() - payload);
         let (first, opcode) = (header[0], header[0] & 0x0f);
@@ -263,15 +257,17 @@ mod tests {
 
     /// What comes of bytes that arrive in pieces of a size; texts by their length.
     fn read(bytes: &[u8], size: usize) -> (Vec<String>, Vec<u8>) {
-        read_by(WebSocketIn::new(100_000, false), bytes, size)
+        read_by(&mut WebSocketIn::new(100_000, false), bytes, size)
     }
 
-    fn read_by(mut ws: WebSocketIn, bytes: &[u8], size: usize) -> (Vec<String>, Vec<u8>) {
+    fn read_by(ws: &mut WebSocketIn, bytes: &[u8], size: usize) -> (Vec<String>, Vec<u8>) {
         let (mut output, mut seen, mut inflater) = (Vec::new(), Vec::new(), Inflater::default());
         for mut piece in bytes.chunks(size) {
             while let Some(incoming) = ws.next(&mut piece, &mut output, &mut inflater) {
                 match incoming {
-                    Incoming::Text(text) => seen.push(format!("{} of {}", text.len(), text.chars().next().unwrap_or(' '))),
+                    Incoming::Text(text) => {
+                        seen.push(format!("{} of {}", text.len(), text.chars().next().unwrap_or(' ')))
+                    }
                     Incoming::TooLarge | Incoming::Violation | Incoming::Close => {
                         seen.push(format!("{incoming:?}"));
                         return (seen, output);
@@ -318,5 +314,153 @@ mod tests {
         bytes.extend(frame(0x80, &[b'x'; 60_000]));
         assert_eq!(read(&bytes, 1000).0, ["TooLarge"]);
         assert_eq!(read(b"\x81\x05hello", 3).0, ["Violation"]);
+    }
+
+    /// A frame of a compressed message.
+    fn deflated(first: u8, payload: &[u8]) -> Vec<u8> {
+        frame(first | RSV1, payload)
+    }
+
+    const HELLO: &[u8] = &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+
+    #[test]
+    fn compressed_messages_are_read_where_that_was_agreed_to_and_nowhere_else() {
+        let whole = deflated(0x81, HELLO);
+        let fragments = [deflated(0x01, &HELLO[..3]), frame(0x89, b"p"), frame(0x80, &HELLO[3..])].concat();
+        let plain = frame(0x81, b"plain");
+        let bytes = [&whole[..], &fragments, &plain, &deflated(0x82, HELLO)].concat();
+        for size in [1, 5, 1000] {
+            let (seen, _) = read_by(&mut WebSocketIn::new(100, true), &bytes, size);
+            assert_eq!(seen, ["5 of H", "Control", "5 of H", "5 of p", "Binary"]);
+            assert_eq!(read_by(&mut WebSocketIn::new(100, false), &whole, size).0, ["Violation"]);
+        }
+        for (first, payload) in [
+            // On what may not have it.
+            (0xc0, HELLO),
+            (0xc8, b""),
+            (0xc9, b""),
+            (0xa1, HELLO),
+            (0xd1, HELLO),
+            // Not compressed.
+            (0xc1, b"Hello"),
+            (0xc1, &[0x06]),
+            // No text.
+            (0xc1, &[0x00, 0x01, 0x00, 0xfe, 0xff, 0xff, 0x00]),
+        ] {
+            assert_eq!(
+                read_by(&mut WebSocketIn::new(100, true), &frame(first, payload), 3).0,
+                ["Violation"],
+                "{first:x}"
+            );
+        }
+        let late = [frame(0x01, b"a"), deflated(0x80, b"b")].concat();
+        assert_eq!(read_by(&mut WebSocketIn::new(100, true), &late, 3).0, ["Violation"]);
+    }
+
+    /// What tungstenite makes of the same bytes.
+    fn by_tungstenite(bytes: &[u8], max: usize) -> (Vec<String>, Vec<u8>) {
+        use tungstenite::error::{CapacityError, Error};
+        use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
+
+        struct Memory<'a>(&'a [u8], Vec<u8>);
+        impl std::io::Read for Memory<'_> {
+            fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+                if self.0.is_empty() { Err(std::io::ErrorKind::WouldBlock.into()) } else { self.0.read(buf) }
+            }
+        }
+        impl std::io::Write for Memory<'_> {
+            fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+                self.1.write(buf)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let config = WebSocketConfig::default().max_message_size(Some(max)).max_frame_size(Some(max));
+        let mut context = WebSocketContext::new(Role::Server, Some(config));
+        let (mut memory, mut seen) = (Memory(bytes, Vec::new()), Vec::new());
+        loop {
+            seen.push(match context.read(&mut memory) {
+                Ok(Message::Text(text)) => format!("{} of {}", text.len(), text.chars().next().unwrap_or(' ')),
+                Ok(Message::Binary(_)) => "Binary".into(),
+                Ok(Message::Close(_)) => "Close".into(),
+                Ok(_) => "Control".into(),
+                Err(Error::Io(_)) => return (seen, memory.1),
+                Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => "TooLarge".into(),
+                Err(_) => "Violation".into(),
+            });
+            if matches!(seen.last().map(String::as_str), Some("Close" | "TooLarge" | "Violation")) {
+                let _ = context.flush(&mut memory);
+                return (seen, memory.1);
+            }
+        }
+    }
+
+    #[test]
+    fn frames_mean_what_tungstenite_takes_them_for() {
+        let mut seed = 0x2545_F491_4F6C_DD1D_u64;
+        let mut chance = move |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed >> 11) as usize % below
+        };
+        const FIRSTS: [u8; 8] = [0x81, 0x01, 0x00, 0x80, 0x82, 0x89, 0x8a, 0x02];
+        for round in 0..20_000 {
+            let mut bytes = Vec::new();
+            for _ in 0..1 + chance(6) {
+                let first = match chance(40) {
+                    0 => chance(256) as u8,
+                    1 => 0x88,
+                    n => FIRSTS[n % FIRSTS.len()],
+                };
+                let size = [0, 1, 2, 5, 124, 125, 126, 300, 999, 1001][chance(10)];
+                let byte = if first & 0x0f == CLOSE { 0x03 } else { b'a' + chance(26) as u8 };
+                let mut one = frame(first, &vec![byte; size]);
+                if chance(60) == 0 {
+                    let at = chance(one.len().min(6));
+                    one[at] = chance(256) as u8;
+                }
+                bytes.extend(one);
+            }
+            let (theirs, their_output) = by_tungstenite(&bytes, 1000);
+            let mut ws = WebSocketIn::new(1000, false);
+            let (mut ours, our_output) = read_by(&mut ws, &bytes, 1 + chance(2000));
+            // It refuses what a header says before the frame is there.
+            if !ws.part.is_empty() {
+                continue;
+            }
+            // A text that is none is found at its end here, and at its first bad fragment there.
+            if ws.begun.is_some_and(|begun| begun.kind.text && std::str::from_utf8(&begun.payload).is_err()) {
+                ours.push("Violation".to_owned());
+            }
+            let verdict = |seen: &[String]| matches!(seen.last().map(String::as_str), Some("TooLarge" | "Violation"));
+            assert_eq!(verdict(&ours), verdict(&theirs), "{round}: {ours:?} {theirs:?} {bytes:02x?}");
+            if !verdict(&ours) {
+                assert_eq!(ours, theirs, "{round}");
+                let answered = |output: &[u8]| output.iter().take(2).copied().collect::<Vec<_>>();
+                assert_eq!(
+                    answered(&our_output)[..1.min(our_output.len())],
+                    answered(&their_output)[..1.min(their_output.len())]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic_or_go_over_its_bound() {
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        for _ in 0..20_000 {
+            let mut bytes = Vec::new();
+            for _ in 0..8 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                bytes.extend_from_slice(&seed.to_be_bytes());
+            }
+            // Mostly a compressed frame that is masked.
+            bytes[0] = [0xc1, 0x41, bytes[0]][(seed >> 40) as usize % 3];
+            bytes[1] |= 0x80;
+            read_by(&mut WebSocketIn::new(64, true), &bytes, 1 + (seed >> 50) as usize % 80);
+        }
     }
 }

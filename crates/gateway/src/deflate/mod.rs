@@ -154,7 +154,9 @@ mod tests {
     use super::*;
 
     fn rows(count: usize) -> String {
-        (0..count).map(|n| format!("[{n},\"item {}\",{},\"2026-11-21T12:{:02}:24Z\"],", n * 7 % 31, n * 13, n % 60)).collect()
+        (0..count)
+            .map(|n| format!("[{n},\"item {}\",{},\"2026-11-21T12:{:02}:24Z\"],", n * 7 % 31, n * 13, n % 60))
+            .collect()
     }
 
     #[test]
@@ -218,8 +220,13 @@ mod tests {
             format!(
                 "{{\"op\":\"update\",\"key\":[{n}],\"set\":{{\"status\":\"{}\",\"amount\":\"{}.{:02}\",\"note\":\"{:x}\",\
                  \"changed_at\":\"2026-11-21T12:{:02}:{:02}.{:06}+00:00\"}}}}",
-                ["open", "packed", "sent"][n % 3], n * 37 % 1000, n % 100, (n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15),
-                n / 60 % 60, n % 60, n * 7919 % 1_000_000
+                ["open", "packed", "sent"][n % 3],
+                n * 37 % 1000,
+                n % 100,
+                (n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+                n / 60 % 60,
+                n % 60,
+                n * 7919 % 1_000_000
             )
         };
         let changes = |count: usize| {
@@ -228,9 +235,14 @@ mod tests {
         };
         let snapshot = format!("{{\"type\":\"snapshot\",\"rows\":[{}]", rows(2_000));
         println!("{:>10} {:>6} {:>8} {:>7} {:>9} {:>9}", "what", "level", "bytes", "ratio", "us/frame", "MB/s");
-        for (name, text) in
-            [("1 change", changes(1)), ("4", changes(4)), ("16", changes(16)), ("100", changes(100)), ("1000", changes(1000)), ("snapshot", snapshot)]
-        {
+        for (name, text) in [
+            ("1 change", changes(1)),
+            ("4", changes(4)),
+            ("16", changes(16)),
+            ("100", changes(100)),
+            ("1000", changes(1000)),
+            ("snapshot", snapshot),
+        ] {
             let body = Bytes::from(text);
             for level in [1, 2, 3, 4, 6] {
                 let mut deflater = Deflater::new(level, 0);
@@ -251,7 +263,11 @@ mod tests {
                 let back = start.elapsed().as_secs_f64() / rounds as f64;
                 println!(
                     "{name:>10} {level:>6} {:>8} {:>7.2} {:>9.1} {:>9.0} inflate {:>6.1} us",
-                    body.len(), body.len() as f64 / size as f64, each * 1e6, body.len() as f64 / each / 1e6, back * 1e6
+                    body.len(),
+                    body.len() as f64 / size as f64,
+                    each * 1e6,
+                    body.len() as f64 / each / 1e6,
+                    back * 1e6
                 );
             }
         }

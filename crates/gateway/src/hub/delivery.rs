@@ -3,8 +3,8 @@
 
 use super::{Commits, EARLY, Hub, Shape, over, write};
 use crate::connection::{Conn, ConnState};
-use crate::directory::FeederId;
 use crate::deflate::Place;
+use crate::directory::FeederId;
 use crate::event::{CatchUpPart, ChangesPart, CommitPart};
 use crate::frame::OutFrame;
 use rte_core::held::Stem;

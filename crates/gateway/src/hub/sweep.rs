@@ -47,6 +47,7 @@ impl Hub {
 
     pub(super) fn look(&mut self, conn: &Rc<Conn>, state: &mut ConnState, heartbeat: Duration, due: Duration) {
         let now = self.now;
+        state.queue.trim();
         let past = |since: Instant, time: Duration| now.duration_since(since) > time;
         if let Some(closing) = state.closing {
             if past(closing, LINGER) {

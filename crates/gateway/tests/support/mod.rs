@@ -2,6 +2,7 @@
 //! for messages, never for a time; a time-out is a failure.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod crowd;
 pub mod fallback;
 
 use rte_core::{Held, held};
