@@ -159,7 +159,8 @@ fn a_snapshot_is_compressed_around_rows_that_others_get_too() {
     let gateway = Gateway::start();
     let mut feeder = gateway.feeder();
     let mut worker = gateway.worker();
-    for (number, id) in ["one", "a quite different name"].into_iter().enumerate() {
+    let mut clients = Vec::new();
+    for (number, id) in ["one", "other"].into_iter().enumerate() {
         let mut client = Raw::connect(&gateway, OFFER);
         client.send(0x81, json!({"type": "hello", "subscriptions": [{"id": id, "table": "t"}]}).to_string().as_bytes());
         let (session, ids) = feeder.open();
@@ -175,6 +176,7 @@ fn a_snapshot_is_compressed_around_rows_that_others_get_too() {
         let (snapshot, deflated) = client.expect("snapshot");
         assert_eq!((&snapshot["id"], &snapshot["rows"]), (&json!(id), &rows));
         assert!(deflated.is_some());
+        clients.push(client);
     }
 }
 
@@ -249,4 +251,60 @@ fn compression_that_is_turned_off_leaves_connections_as_they_are() {
     feeder.commit(11);
     // Each thread hears of the reload by itself.
     let _ = client.expect("changes");
+}
+
+/// A client as applications have it: compresses what it sends, and prints what it gets.
+const NODE: &str = r#"
+const [, library, port, hello] = process.argv;
+const ws = new (require(library))(`ws://127.0.0.1:${port}/ws`, "rte.v1", { perMessageDeflate: { threshold: 0 } });
+const say = (line) => process.stdout.write(`${line}\n`);
+ws.on("open", () => { say(JSON.stringify({ type: "open", extensions: ws.extensions })); ws.send(hello); });
+ws.on("message", (data) => say(data.toString()));
+ws.on("close", (code) => say(JSON.stringify({ type: "close", code })));
+"#;
+
+#[test]
+fn the_library_of_node_understands_what_was_agreed_to() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let library = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../client/node_modules/ws");
+    if !library.exists() {
+        println!("not run: {} is not installed", library.display());
+        return;
+    }
+    let gateway = Gateway::start();
+    let mut feeder = gateway.feeder();
+    let subscriptions = [json!({"id": "a", "table": "t", "where": "x".repeat(2000)})];
+    let hello = json!({"type": "hello", "subscriptions": subscriptions}).to_string();
+    let mut node = Command::new("node")
+        .args(["-e", NODE])
+        .arg(library)
+        .args([gateway.port.to_string(), hello])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node");
+    let mut lines = BufReader::new(node.stdout.take().expect("output")).lines();
+    let mut expect = |kind: &str| {
+        let line = lines.next().expect("a line").expect("text");
+        let message: Value = serde_json::from_str(&line).expect("json");
+        assert_eq!(message["type"], kind, "{message}");
+        message
+    };
+    assert_eq!(expect("open")["extensions"], "permessage-deflate");
+    let (session, ids) = feeder.open();
+    expect("welcome");
+    feeder.subscribed(session, &ids[0], 1, true);
+    expect("subscribed");
+    feeder.catch_up(&[session], &[], "c10", true);
+    expect("commit");
+    for (xmax, count) in [(11, 1), (12, 1000), (13, 30_000), (14, 2)] {
+        feeder.changes(&[(1, Value::Array(rows(count)))]);
+        feeder.commit(xmax);
+        assert_eq!(expect("changes")["changes"], Value::Array(rows(count)));
+        expect("commit");
+    }
+    drop(gateway);
+    assert_eq!(expect("close")["code"], 1012);
+    assert!(node.wait().expect("end").success());
 }
