@@ -308,15 +308,27 @@ fn a_frame_of_50_mb_is_refused_by_its_header() {
 }
 
 #[test]
-fn compression_is_not_agreed_on_so_it_cannot_be_a_bomb() {
+fn neither_compression_nor_fragments_make_much_of_little() {
     let (cluster, _sql) = start(&[]);
-    let (mut stream, head) = upgraded(&cluster, "Sec-WebSocket-Extensions: permessage-deflate\r\n");
-    assert!(!head.to_ascii_lowercase().contains("sec-websocket-extensions"), "{head}");
-    // A frame that says that it is compressed.
+    // A frame that says that it is compressed, where nothing was agreed to.
+    let (mut stream, _) = upgraded(&cluster, "");
     stream.write_all(&[0xc1, 0x80, 0, 0, 0, 0]).expect("frame");
     assert!(closes_with(&rest(&mut stream).expect("the end"), 4400));
-    // Fragments without end or content take no memory.
     let gateway = cluster.worker("gateway");
+    let before = rss_kb(gateway);
+    // A space, and then copies of what is before, 258 at a time with two bits each: two megabytes.
+    let mut bomb = b"\xec\xc1\x31\x01\0\0\0\xc2\xa0\x2a\xeb\x9f\xd2\x18\x3e\x40\x01".to_vec();
+    bomb.resize(2048, 0);
+    for _ in 0..100 {
+        let (mut stream, head) = upgraded(&cluster, "Sec-WebSocket-Extensions: permessage-deflate\r\n");
+        assert!(head.contains("permessage-deflate; server_no_context_takeover; client_no_context_takeover"), "{head}");
+        let header = [&[0xc1, 0xfe][..], &(bomb.len() as u16).to_be_bytes(), &[0; 4]].concat();
+        stream.write_all(&[header, bomb.clone()].concat()).expect("frame");
+        let end = rest(&mut stream).expect("the end");
+        assert!(closes_with(&end, 4413), "{end:?}");
+    }
+    assert!(rss_kb(gateway).saturating_sub(before) < 16 * 1024);
+    // Fragments without end or content take no memory.
     let before = rss_kb(gateway);
     let (mut stream, _) = upgraded(&cluster, "");
     stream.write_all(&[0x01, 0x80, 0, 0, 0, 0]).expect("the first");
