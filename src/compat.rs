@@ -30,6 +30,10 @@ unsafe extern "C-unwind" {
         source: pg_sys::GucSource::Type,
     );
     pub fn get_timeout_active(id: c_int) -> bool;
+    pub fn LogicalDecodingProcessRecord(
+        context: *mut pg_sys::LogicalDecodingContext,
+        record: *mut pg_sys::XLogReaderState,
+    );
 }
 
 /// Oid of the catalog `pg_db_role_setting`.
@@ -203,6 +207,68 @@ pub unsafe fn attribute(desc: pg_sys::TupleDesc, i: usize) -> &'static pg_sys::F
         #[cfg(not(feature = "pg18"))]
         {
             &*(*desc).attrs.as_ptr().add(i)
+        }
+    }
+}
+
+// The server's own functions, for the server's own use: the bindings wrap them in a guard, which is not for pointers to them.
+unsafe extern "C-unwind" {
+    fn read_local_xlog_page_no_wait(
+        reader: *mut pg_sys::XLogReaderState,
+        page: XLogRecPtr,
+        wanted: c_int,
+        record: XLogRecPtr,
+        buffer: *mut std::ffi::c_char,
+    ) -> c_int;
+    fn wal_segment_open(reader: *mut pg_sys::XLogReaderState, segment: u64, timeline: *mut TimeLineID);
+    fn wal_segment_close(reader: *mut pg_sys::XLogReaderState);
+}
+
+/// How a reader gets at this server's WAL: what is on disk, without waiting for more. Its private data is a
+/// `ReadLocalXLogPageNoWaitPrivate`.
+pub fn flushed_wal() -> pg_sys::XLogReaderRoutine {
+    pg_sys::XLogReaderRoutine {
+        page_read: Some(read_local_xlog_page_no_wait),
+        segment_open: Some(wal_segment_open),
+        segment_close: Some(wal_segment_close),
+    }
+}
+
+/// Makes this process the one that reads a replication slot; raises an error where another one does.
+///
+/// # Safety
+/// Main thread; this process reads none.
+pub unsafe fn acquire_slot(name: &CStr) {
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::ReplicationSlotAcquire(name.as_ptr(), true, true);
+    }
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::ReplicationSlotAcquire(name.as_ptr(), true);
+    }
+}
+
+/// The old and the new tuple of a decoded change, null where there is none.
+///
+/// # Safety
+/// An insert, update or delete; the tuples live as long as the change.
+pub unsafe fn decoded_tuples(change: *mut pg_sys::ReorderBufferChange) -> (pg_sys::HeapTuple, pg_sys::HeapTuple) {
+    // SAFETY: the caller's promise tells which of the union it is.
+    unsafe {
+        let tuples = &(*change).data.tp;
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        {
+            let tuple = |buffer: *mut pg_sys::ReorderBufferTupleBuf| {
+                if buffer.is_null() { std::ptr::null_mut() } else { &raw mut (*buffer).tuple }
+            };
+            (tuple(tuples.oldtuple), tuple(tuples.newtuple))
+        }
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        {
+            (tuples.oldtuple, tuples.newtuple)
         }
     }
 }

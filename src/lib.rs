@@ -19,6 +19,7 @@ mod secret;
 mod shmem;
 mod snapshot;
 mod tenants;
+mod unlocked;
 mod wal;
 mod worker;
 

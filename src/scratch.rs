@@ -43,6 +43,13 @@ impl Scratch {
             result
         }
     }
+
+    /// Gives the memory back now.
+    pub fn reset(&mut self) {
+        self.uses = 0;
+        // SAFETY: nothing in it is referred to between calls.
+        unsafe { pg_sys::MemoryContextReset(self.context) };
+    }
 }
 
 impl Drop for Scratch {

@@ -3,14 +3,14 @@
 //! Decides nothing: permissive and restrictive policies, their roles, owners, FORCE and BYPASSRLS are combined by the
 //! server's own rewriter. Takes no lock. Main thread only, in a transaction.
 
-use crate::compat;
+use crate::{compat, unlocked};
 use pgrx::pg_sys::{self, List, Oid};
 
 /// Whether a table has row-level security at all.
 pub fn applies(relation: Oid) -> bool {
     // SAFETY: a reference of the relation cache, given back here.
     unsafe {
-        let rel = pg_sys::RelationIdGetRelation(relation);
+        let rel = unlocked::refer(relation);
         if rel.is_null() {
             return true;
         }

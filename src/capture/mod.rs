@@ -4,13 +4,13 @@
 //! Decides what of a change must be kept; leaves to the feeder who gets it. Invariant: a writer never waits
 //! for a feeder, and never fails because one is missing. Runs on the main thread of any backend.
 
-mod record;
-mod relation;
+pub mod record;
+pub mod relation;
 mod transaction;
 
 pub use record::{Image, Mask};
 pub use relation::{Key, fingerprint, key_of};
-pub use transaction::{mark, oldest_running, register_callbacks};
+pub use transaction::{append_decoded, mark, oldest_running, record_start, register_callbacks};
 
 use crate::changelog::Op;
 use pgrx::pg_sys::{self, Datum};

@@ -53,42 +53,47 @@ fn bit(bits: &[u8], attribute: i16) -> bool {
     bits.get(n / 8).is_some_and(|b| b >> (n % 8) & 1 == 1)
 }
 
-struct MaskBuilder(Vec<u8>, usize);
+/// A [`Mask`] that is being made.
+pub struct MaskBuilder(Vec<u8>, usize);
 
 impl MaskBuilder {
-    fn new(attributes: usize) -> Self {
+    pub fn new(attributes: usize) -> Self {
         let len = attributes.div_ceil(8);
         let mut bytes = vec![0; 2 + 2 * len];
         bytes[..2].copy_from_slice(&(len as u16).to_le_bytes());
         Self(bytes, len)
     }
 
-    fn set_changed(&mut self, i: usize) {
+    pub fn set_changed(&mut self, i: usize) {
         self.0[2 + i / 8] |= 1 << (i % 8);
     }
 
-    fn set_left_out(&mut self, i: usize) {
+    pub fn set_left_out(&mut self, i: usize) {
         self.0[2 + self.1 + i / 8] |= 1 << (i % 8);
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
 /// A row in its root's layout, with attributes as values.
-struct Values {
-    tuple: pg_sys::HeapTuple,
-    values: Vec<Datum>,
-    nulls: Vec<bool>,
+pub struct Values {
+    pub tuple: pg_sys::HeapTuple,
+    pub values: Vec<Datum>,
+    pub nulls: Vec<bool>,
 }
 
 /// # Safety
 /// `tuple` is a row of the table of `info` (or of its partition).
-unsafe fn rooted(info: &Info, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
+pub unsafe fn rooted(info: &Info, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
     // SAFETY: the map was made for these two descriptors.
     if info.map.is_null() { tuple } else { unsafe { pg_sys::execute_attr_map_tuple(tuple, info.map) } }
 }
 
 /// # Safety
 /// As for [`rooted`].
-unsafe fn deform(info: &Info, tuple: pg_sys::HeapTuple) -> Values {
+pub unsafe fn deform(info: &Info, tuple: pg_sys::HeapTuple) -> Values {
     // SAFETY: the arrays have as many elements as the descriptor has attributes.
     unsafe {
         let tuple = rooted(info, tuple);
@@ -103,7 +108,7 @@ unsafe fn deform(info: &Info, tuple: pg_sys::HeapTuple) -> Values {
 ///
 /// # Safety
 /// `tuple` is valid.
-unsafe fn has_external(tuple: pg_sys::HeapTuple) -> bool {
+pub unsafe fn has_external(tuple: pg_sys::HeapTuple) -> bool {
     // SAFETY: the caller's promise.
     unsafe { u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 }
 }
@@ -111,9 +116,18 @@ unsafe fn has_external(tuple: pg_sys::HeapTuple) -> bool {
 /// # Safety
 /// `tuple` is valid.
 unsafe fn image(tuple: pg_sys::HeapTuple) -> Bytea {
+    // SAFETY: the caller's promise; the bytes are copied.
+    Bytea::new(unsafe { bytes_of(tuple) })
+}
+
+/// What an image keeps of a tuple.
+///
+/// # Safety
+/// `tuple` is valid, and for as long as what is returned.
+pub unsafe fn bytes_of<'a>(tuple: pg_sys::HeapTuple) -> &'a [u8] {
     // SAFETY: a tuple has t_len bytes at t_data.
     let bytes = unsafe { std::slice::from_raw_parts((*tuple).t_data.cast::<u8>(), (*tuple).t_len as usize) };
-    Bytea::new(&bytes[SKIPPED..])
+    &bytes[SKIPPED..]
 }
 
 /// The image of a whole row.
@@ -222,9 +236,11 @@ unsafe fn is_external(column: Column, value: Datum) -> bool {
     column.len == -1 && unsafe { pgrx::varatt_is_1b_e(value.cast_mut_ptr()) }
 }
 
+/// Whether two values of a column are the same, null being one.
+///
 /// # Safety
 /// The values are of the column's type.
-unsafe fn same(column: Column, old: (Datum, bool), new: (Datum, bool)) -> bool {
+pub unsafe fn same(column: Column, old: (Datum, bool), new: (Datum, bool)) -> bool {
     if old.1 || new.1 {
         return old.1 == new.1;
     }

@@ -90,6 +90,20 @@ unsafe fn load(rel: pg_sys::Relation, clone: bool) -> Info {
     // SAFETY: `rel` is open; the root is opened and closed here, its lock is held by whoever holds the partition's.
     unsafe {
         let root = if clone { root_of(rel) } else { (*rel).rd_id };
+        let root_rel = pg_sys::table_open(root, pg_sys::AccessShareLock as i32);
+        let info = describe(rel, root_rel, is_registered(root));
+        pg_sys::table_close(root_rel, pg_sys::NoLock as i32);
+        info
+    }
+}
+
+/// What the relation cache holds of a table and its root. Takes no lock.
+///
+/// # Safety
+/// Both are referred to, and `rel` is a partition of `root_rel` or the same.
+pub unsafe fn describe(rel: pg_sys::Relation, root_rel: pg_sys::Relation, registered: bool) -> Info {
+    // SAFETY: the caller's promise; what is kept is copied.
+    unsafe {
         let context = pg_sys::AllocSetContextCreateInternal(
             pg_sys::TopMemoryContext,
             c"whagons_rte relation".as_ptr(),
@@ -97,7 +111,7 @@ unsafe fn load(rel: pg_sys::Relation, clone: bool) -> Info {
             pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
             pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
         );
-        let root_rel = pg_sys::table_open(root, pg_sys::AccessShareLock as i32);
+        let root = (*root_rel).rd_id;
         let previous = pg_sys::MemoryContextSwitchTo(context);
         // With constraints: values of columns that ALTER TABLE added lately are in them, not in the rows.
         let desc = pg_sys::CreateTupleDescCopyConstr((*root_rel).rd_att);
@@ -112,8 +126,6 @@ unsafe fn load(rel: pg_sys::Relation, clone: bool) -> Info {
             Key::Missing | Key::Deferrable => Vec::new(),
         };
         let wanted = read_by_policies(root_rel);
-        pg_sys::table_close(root_rel, pg_sys::NoLock as i32);
-        let registered = is_registered(root);
         let column = |i| {
             let a = compat::attribute(desc, i);
             Column { by_value: a.attbyval, len: a.attlen }
@@ -178,7 +190,7 @@ pub unsafe fn root_of(rel: pg_sys::Relation) -> Oid {
 /// The key by which clients know rows: the primary key, or else the replica identity's index.
 ///
 /// # Safety
-/// `rel` is open.
+/// `rel` is referred to.
 pub unsafe fn key_of(rel: pg_sys::Relation) -> Key {
     // SAFETY: the caller's promise; the index is opened and closed here.
     unsafe {
@@ -192,11 +204,15 @@ pub unsafe fn key_of(rel: pg_sys::Relation) -> Key {
         if index == Oid::INVALID {
             return if (*rel).rd_pkindex == Oid::INVALID { Key::Missing } else { Key::Deferrable };
         }
-        let index = pg_sys::relation_open(index, pg_sys::AccessShareLock as i32);
+        // Without a lock of its own: who decodes the WAL must not wait for one, and others hold the table's.
+        let index = pg_sys::RelationIdGetRelation(index);
+        if index.is_null() {
+            return Key::Missing;
+        }
         let form = &*(*index).rd_index;
         let columns = form.indkey.values.as_slice(form.indnkeyatts as usize).to_vec();
         let immediate = form.indimmediate;
-        pg_sys::relation_close(index, pg_sys::NoLock as i32);
+        pg_sys::RelationClose(index);
         if immediate { Key::Columns(columns) } else { Key::Deferrable }
     }
 }
@@ -207,15 +223,18 @@ pub unsafe fn key_of(rel: pg_sys::Relation) -> Key {
 /// # Safety
 /// `rel` is open.
 unsafe fn replaced_identity(rel: pg_sys::Relation) -> Oid {
-    // SAFETY: the caller's promise; the list's elements are oids, and each index is opened and closed here.
+    // SAFETY: the caller's promise; the list's elements are oids, and each index is referred to, without a lock, and given back here.
     unsafe {
         let indexes = pg_sys::RelationGetIndexList(rel);
         (0..compat::list_length(indexes))
             .map(|n| pg_sys::list_nth_oid(indexes, n))
             .find(|index| {
-                let index = pg_sys::relation_open(*index, pg_sys::AccessShareLock as i32);
+                let index = pg_sys::RelationIdGetRelation(*index);
+                if index.is_null() {
+                    return false;
+                }
                 let marked = (*(*index).rd_index).indisreplident;
-                pg_sys::relation_close(index, pg_sys::NoLock as i32);
+                pg_sys::RelationClose(index);
                 marked
             })
             .unwrap_or(Oid::INVALID)

@@ -5,7 +5,9 @@
 //! after that); the feeder is woken only after it can be seen. Main thread only.
 
 use super::relation;
+use crate::changelog::reader::Change;
 use crate::changelog::{self, Bytea, Op, Row, segments};
+use crate::scratch::Scratch;
 use crate::shmem::{self, Range, Slot};
 use crate::snapshot;
 use pgrx::pg_sys::{self, Oid};
@@ -31,6 +33,8 @@ struct Transaction {
     /// Set once the commit has begun: what comes now is announced at once.
     announced: bool,
     wrote_start: bool,
+    /// What it wrote has been delivered: nobody needs to be woken.
+    delivered: bool,
     /// Epoch in which a gap was written by this transaction.
     wrote_gap: Option<u32>,
     /// Tables that policies read and that this transaction has marked as changed.
@@ -101,6 +105,11 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
     use pg_sys::XactEvent::{
         XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
     };
+    match event {
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => note_xid(),
+        XACT_EVENT_COMMIT => wake_decoder(),
+        _ => {}
+    }
     CURRENT.with_borrow_mut(|t| {
         if t.xid == 0 {
             return;
@@ -112,7 +121,9 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
                     if t.wrote_start {
                         slot.get().start_recorded.store(true, std::sync::atomic::Ordering::Release);
                     }
-                    slot.wake();
+                    if !t.delivered || t.wrote_gap.is_some() {
+                        slot.wake();
+                    }
                     if t.redefined {
                         slot.get().redefined.store(true, std::sync::atomic::Ordering::Release);
                         if slot.get().has_feeder() {
@@ -130,6 +141,27 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
             _ => {}
         }
     });
+}
+
+/// A transaction that may commit: before anybody can see that it did.
+fn note_xid() {
+    // SAFETY: a plain read.
+    let xid = unsafe { pg_sys::GetTopFullTransactionIdIfAny().value };
+    if xid != 0 && shmem::available() {
+        shmem::note_first_xid(xid);
+    }
+}
+
+/// Where the WAL is decoded, any commit may have changed a table. The feeder's own wakes it for its markers only.
+fn wake_decoder() {
+    if let Some(slot) = shmem::own_database_if_any()
+        && slot.get().wal.load(std::sync::atomic::Ordering::Relaxed)
+        && !slot.is_fed_by_this_process()
+        // SAFETY: a plain read.
+        && unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId
+    {
+        slot.wake();
+    }
 }
 
 /// Appends a change of `relation` to the log.
@@ -173,6 +205,21 @@ pub fn mark_read(relation: Oid) {
         t.append(relation, 0, Op::Read, cid, [None; 3]);
         t.marked.push(relation);
     });
+}
+
+/// Writes this start of the server down, where that was not done yet. In a transaction.
+pub fn record_start() {
+    CURRENT.with_borrow_mut(Transaction::begin);
+}
+
+/// Appends what a feeder has decoded and delivered, with the time of its commit: nobody is told. `false`: it found no room,
+/// and the log says so. In a transaction.
+pub fn append_decoded<'a>(changes: impl Iterator<Item = (i64, &'a Change)>) -> bool {
+    CURRENT.with_borrow_mut(|t| {
+        t.begin();
+        t.delivered = true;
+        t.append_all(changes)
+    })
 }
 
 impl Transaction {
@@ -233,6 +280,47 @@ impl Transaction {
             block
         };
         self.note(Range { segment: segment as u32, first: block, last: block });
+    }
+
+    fn append_all<'a>(&mut self, changes: impl Iterator<Item = (i64, &'a Change)>) -> bool {
+        let (mut scratch, mut unfreed) = (Scratch::new(), 0);
+        for (at, change) in changes {
+            let Some((segment, oid)) = self.current_segment() else { return true };
+            if self.is_full(segment, oid, ROW + change.size()) {
+                if self.gap_is_due() {
+                    self.append(Oid::INVALID, 0, Op::Gap, 0, [None; 3]);
+                }
+                return false;
+            }
+            let images = [&change.new_row, &change.old_row, &change.mask];
+            let images = images.map(|image| (!image.is_empty()).then(|| Bytea::new(image)));
+            let row = Row {
+                xid: change.xid,
+                lsn: change.lsn,
+                at,
+                fingerprint: change.fingerprint,
+                cid: change.cid,
+                seq: change.seq,
+                relation: change.relation,
+                role: Oid::INVALID,
+                op: change.op,
+                new_row: images[0].as_ref(),
+                old_row: images[1].as_ref(),
+                mask: images[2].as_ref(),
+            };
+            // SAFETY: as in `append`.
+            scratch.with(|| unsafe {
+                let segment = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
+                changelog::append(segment, &row);
+                pg_sys::table_close(segment, pg_sys::NoLock as i32);
+            });
+            unfreed += change.size();
+            if unfreed > LOOK {
+                unfreed = 0;
+                scratch.reset();
+            }
+        }
+        true
     }
 
     /// The feeder rotates; it need not wait for our commit to do so.
@@ -375,5 +463,6 @@ pub fn oldest_running() -> u64 {
         (snapshot, pg_sys::GetTopFullTransactionId().value)
     };
     let running = now.in_progress().iter().filter(|xid| !prepared.contains(xid)).min();
-    own.min(now.xmax()).min(running.copied().unwrap_or(u64::MAX))
+    // After the snapshot: what it does not list as running and is older has begun to commit, where it began after the start.
+    own.min(now.xmax()).min(running.copied().unwrap_or(u64::MAX)).min(shmem::first_xid())
 }

@@ -3,7 +3,7 @@
 //! A database gets a place when it is first captured, and keeps it until it is dropped. Main thread of any process.
 
 use super::ring::Ring;
-use super::{Held, SHARED, set_latch, shared, wake_landlord};
+use super::{Held, SHARED, available, set_latch, shared, wake_landlord};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::mem::size_of;
@@ -40,6 +40,8 @@ pub struct Database {
     pub interested: AtomicBool,
     /// Whether it has been woken since it last looked.
     pub pending: AtomicBool,
+    /// Whether the feeder decodes the WAL, so that every commit may be of interest.
+    pub wal: AtomicBool,
     /// Whether a committed transaction has written this start of the server down (`rte.server_start`).
     pub start_recorded: AtomicBool,
     /// Segment that backends append to, plus one; zero: not known since the server's start.
@@ -92,6 +94,7 @@ impl Database {
         let (pid, latch) = unsafe { (pg_sys::MyProcPid, pg_sys::MyLatch) };
         if self.feeder.load(Ordering::Relaxed) == latch {
             self.interested.store(false, Ordering::Relaxed);
+            self.wal.store(false, Ordering::Relaxed);
             self.feeder.store(null_mut(), Ordering::Release);
         }
         let _ = self.owner.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed);
@@ -120,6 +123,16 @@ pub fn own_database() -> Option<Slot> {
     }
     // SAFETY: a plain read.
     OWN.set(database(unsafe { pg_sys::MyDatabaseId }));
+    OWN.get()
+}
+
+/// The place of the database of this process, if it has one.
+pub fn own_database_if_any() -> Option<Slot> {
+    // SAFETY: a plain read; some processes have no database.
+    let own = unsafe { pg_sys::MyDatabaseId };
+    if OWN.get().is_none() && available() && own != pg_sys::Oid::INVALID {
+        OWN.set(find_database(own));
+    }
     OWN.get()
 }
 
@@ -215,6 +228,12 @@ impl Slot {
             shared().upkeep_wanted.store(true, Ordering::SeqCst);
             wake_landlord();
         }
+    }
+
+    /// Whether the calling process is the feeder of the database.
+    pub fn is_fed_by_this_process(self) -> bool {
+        // SAFETY: a plain read of this process' id.
+        self.get().feeder_pid() == Some(unsafe { pg_sys::MyProcPid })
     }
 
     /// Makes the calling process the one feeder of the database. `false`: another one is.

@@ -13,11 +13,12 @@ use crate::guc;
 use pgrx::pg_sys;
 use std::mem::size_of;
 use std::ptr::{addr_of_mut, null_mut};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use workers::WORKERS;
 
 pub use database::{
-    Database, Extension, Slot, all_databases, database, find_database, free_databases, own_database, take_room_wanted,
+    Database, Extension, Slot, all_databases, database, find_database, free_databases, own_database,
+    own_database_if_any, take_room_wanted,
 };
 pub use ring::{Announcement, RANGES, Range};
 pub use segments::SEGMENTS;
@@ -37,6 +38,8 @@ const TRANCHE: &std::ffi::CStr = c"whagons_rte";
 struct Shared {
     /// Identifies this start of the server: microseconds since 2000-01-01 at its start.
     start: u64,
+    /// The lowest id of a transaction that has begun to commit since then.
+    first_xid: AtomicU64,
     locks: *mut pg_sys::LWLockPadded,
     databases: usize,
     /// Counts the commits that changed tenants, and those of them that want everything tried again.
@@ -102,6 +105,7 @@ unsafe extern "C-unwind" fn on_startup() {
         if !found {
             std::ptr::write_bytes(shared.cast::<u8>(), 0, size());
             (*shared).start = pg_sys::GetCurrentTimestamp().unsigned_abs();
+            (*shared).first_xid = AtomicU64::new(u64::MAX);
             (*shared).databases = guc::max_databases();
             (*shared).locks = pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr());
         }
@@ -125,6 +129,20 @@ fn shared() -> &'static Shared {
 /// Identifies this start of the server.
 pub fn start() -> u64 {
     shared().start
+}
+
+/// Notes that a transaction with this id begins to commit.
+pub fn note_first_xid(xid: u64) {
+    let first = &shared().first_xid;
+    // Ids rise, so after the first few this is a comparison.
+    if xid < first.load(Ordering::Relaxed) {
+        first.fetch_min(xid, Ordering::SeqCst);
+    }
+}
+
+/// The lowest id of a transaction that has begun to commit since the server's start; the highest number where there is none.
+pub fn first_xid() -> u64 {
+    if available() { shared().first_xid.load(Ordering::SeqCst) } else { u64::MAX }
 }
 
 /// An LWLock that is held until dropped. An error in between releases it as well (Postgres does).

@@ -41,11 +41,10 @@ pub extern "C-unwind" fn rte_slot_main(arg: Datum) {
     let (name, plugin) = (wal::slot_name(database), wal::PLUGIN);
     let made = process::transaction(|_| {
         let arguments = [DatumWithOid::from(name.as_str()), DatumWithOid::from(plugin)];
-        Spi::run_with_args(
-            "SELECT pg_catalog.pg_create_logical_replication_slot($1::pg_catalog.name, $2::pg_catalog.name)
-             WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1)",
-            &arguments,
-        )
+        let make = "SELECT pg_catalog.pg_create_logical_replication_slot($1::pg_catalog.name, $2::pg_catalog.name)
+                    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1)";
+        // Not as a change: that would give the transaction an id, and a slot is not made in one that has one.
+        Spi::connect(|client| client.select(make, None, &arguments).map(|_| ()))
     });
     if let Err(e) = made {
         pgrx::warning!("{}: could not make replication slot \"{name}\": {e}", guc::SERVER);

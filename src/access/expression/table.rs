@@ -43,7 +43,7 @@ impl Table {
     pub(super) fn load(relation: Oid, readable: &[Readable]) -> Result<Self, Refusal> {
         // SAFETY: a reference of the relation cache, given back here; what is kept is copied.
         let table = unsafe {
-            let rel = pg_sys::RelationIdGetRelation(relation);
+            let rel = crate::unlocked::refer(relation);
             if rel.is_null() {
                 return Err(Refusal::new(ErrorCode::UnknownTable, "no such table", ""));
             }

@@ -45,6 +45,13 @@ pub fn take(gathered: &mut Gathered, row: &Logged) {
     }
 }
 
+/// Adds a copy of a change, if it is wanted.
+pub fn take_copy(gathered: &mut Gathered, change: &Change) {
+    if gathered.wants(change.xid, change.relation.to_u32(), change.op.is_of_rows()) {
+        gathered.add(change.clone());
+    }
+}
+
 impl From<Gathered> for Changes {
     fn from(gathered: Gathered) -> Self {
         let Kept { changes: mut all, given_up, coarse } = gathered.finish();

@@ -287,7 +287,7 @@ impl Definition {
     fn load(oid: Oid) -> Option<Self> {
         // SAFETY: a reference of the relation cache, given back here.
         unsafe {
-            let rel = pg_sys::RelationIdGetRelation(oid);
+            let rel = crate::unlocked::refer(oid);
             if rel.is_null() {
                 return None;
             }

@@ -12,6 +12,7 @@ use super::registry::Refusal;
 use super::rows::{Rows, Stale};
 use super::session::{Start, old_copy};
 use super::shape::Shape;
+use super::wal::Wal;
 use crate::attempt::{self, attempt};
 use crate::changelog::reader::{self, Change};
 use crate::changelog::{Op, segments};
@@ -98,7 +99,7 @@ impl Feeder {
             })
             .collect();
         // SAFETY: the caller's promise.
-        let logged = (!needed.is_empty()).then(|| unsafe { read_log(&needed, snapshot) });
+        let logged = (!needed.is_empty()).then(|| unsafe { self.read_log(&needed, snapshot) });
         let mut known: HashMap<Snapshot, Rc<Missed>> = HashMap::new();
         let mut groups: HashMap<Snapshot, Vec<(SessionId, Vec<ShapeId>)>> = HashMap::new();
         for Resuming { session, place, held, subscriptions } in resuming {
@@ -278,22 +279,26 @@ struct Missed {
     bytes: HashMap<Oid, usize>,
 }
 
-/// All changes that one of the places did not see, in order; of tables with more than a catch-up may be, markers. Nothing where
-/// not even those are few enough.
-///
-/// # Safety
-/// `active` is active.
-unsafe fn read_log(places: &[Snapshot], active: pg_sys::Snapshot) -> Option<Vec<Change>> {
-    let mut gathered = Gathered::new(guc::max_catch_up_bytes());
-    for segment in reader::segments() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let keep = |xid| places.iter().any(|p| !p.sees(xid));
-            reader::scan(segment, None, active, keep, |row, _| gathered::take(&mut gathered, row));
+impl Feeder {
+    /// All changes that one of the places did not see, in order; of tables with more than a catch-up may be, markers. Nothing
+    /// where not even those are few enough.
+    ///
+    /// # Safety
+    /// `active` is active.
+    unsafe fn read_log(&self, places: &[Snapshot], active: pg_sys::Snapshot) -> Option<Vec<Change>> {
+        let mut gathered = Gathered::new(guc::max_catch_up_bytes());
+        let missed = |xid| places.iter().any(|p| !p.sees(xid));
+        for segment in reader::segments() {
+            // SAFETY: the caller's promise.
+            unsafe { reader::scan(segment, None, active, missed, |row, _| gathered::take(&mut gathered, row)) };
         }
+        // What was decoded and is not in the log yet.
+        for change in self.wal.iter().flat_map(Wal::unlogged).filter(|change| missed(change.xid)) {
+            gathered::take_copy(&mut gathered, change);
+        }
+        let changes = Changes::from(gathered);
+        // What committed before this feeder's first tick, or while nobody was connected, went through no tick's flush.
+        snapshot::flush_what_is_visible();
+        (!changes.coarse).then_some(changes.all)
     }
-    let changes = Changes::from(gathered);
-    // What committed before this feeder's first tick, or while nobody was connected, went through no tick's flush.
-    snapshot::flush_what_is_visible();
-    (!changes.coarse).then_some(changes.all)
 }

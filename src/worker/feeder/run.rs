@@ -54,11 +54,15 @@ impl Feeder {
                         messages.clear();
                     }
                     After::Stop => {
+                        if let Some(wal) = self.wal.take() {
+                            wal.close(true);
+                        }
                         self.slot.get().interested.store(false, Ordering::Release);
                         return;
                     }
                 }
             }
+            self.tend_wal(Instant::now());
             if now >= self.upkeep_at || self.slot.get().rotate.swap(false, Ordering::AcqRel) {
                 self.upkeep_at = self.upkeep(now);
             }
@@ -91,6 +95,9 @@ impl Feeder {
         }
         if let Some(left) = self.until_expiry() {
             until = until.min(now + left);
+        }
+        if let Some(wal) = &self.wal {
+            until = until.min(wal.next());
         }
         if self.link.is_none() {
             until = until.min(self.retry_at);

@@ -207,6 +207,9 @@ impl Feeder {
         } else {
             self.switch_tables(&seen, wanted && !self.switch.retreats, now);
         }
+        if let Some(wal) = &mut self.wal {
+            wal.read_tables_anew();
+        }
     }
 
     /// Nothing, where the extension is not there any more.
@@ -246,6 +249,7 @@ impl Feeder {
         match opened {
             Ok(wal) => {
                 self.wal = Some(wal);
+                self.begin_wal();
                 self.switch.opened_at = now;
                 self.switch.retreats = false;
                 self.registry.invalidate();

@@ -163,6 +163,7 @@ impl Feeder {
                 self.pending.read(self.slot, &last, &now, active, in_use.then_some(&mut gathered));
                 now
             };
+            self.decode(&last, &now, in_use.then_some(&mut gathered));
             if in_use {
                 hear_of_all(gathered.transactions());
             }

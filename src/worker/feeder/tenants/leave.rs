@@ -93,9 +93,11 @@ impl Feeder {
             self.idle_from = now;
         }
         if let Some(close) = worker.leave_code() {
+            self.settle_wal();
             self.leave(close);
         }
         if now >= self.idle_from + guc::feeder_idle_timeout() {
+            self.settle_wal();
             // A client that comes at this moment may have another feeder at once.
             self.leave(CloseCode::Restart.code());
         }
@@ -107,7 +109,7 @@ impl Feeder {
         idle.then(|| self.idle_from + guc::feeder_idle_timeout())
     }
 
-    /// Looks after the log and ends the process. What is in the log is not read, and what was announced stays so.
+    /// Looks after the log and the slot and ends the process. What is in the log is not read, and what was announced stays so.
     pub(in crate::worker::feeder) fn visit(&mut self, worker: Option<&Worker>) -> ! {
         loop {
             process::exit_if_asked();
