@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Connections that may wait for `accept`.
-const BACKLOG: i32 = 1024;
+/// Connections that may wait for `accept`. The kernel has a bound of its own, 4096 as a rule: whom it turns away tries again after a
+/// second, so after a restart that thousands come back from it should be no lower.
+const BACKLOG: i32 = 4096;
 
 /// Opens the listening sockets: as many of the addresses as can be had, but at least one.
 ///

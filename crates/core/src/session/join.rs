@@ -189,6 +189,9 @@ impl<F: Frame> Session<F> {
         }
         if went {
             self.joins.retain(|j| j.members.iter().any(|m| m.sub.is_some()));
+            if self.joins.is_empty() {
+                self.joins = Vec::new();
+            }
         }
         went
     }

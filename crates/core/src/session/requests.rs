@@ -87,6 +87,8 @@ impl<F: Frame> Session<F> {
 
     fn hello(&mut self, hello: Hello, out: &mut Vec<Action<F>>) {
         let mut subscriptions = Vec::new();
+        // Most connections never have others, and there are thousands of them.
+        self.subs.reserve_exact(hello.subscriptions.len().min(self.max_subscriptions));
         for subscription in hello.subscriptions {
             match self.admit(&subscription, hello.cursor.is_some()) {
                 Ok(number) => subscriptions.push(rename(subscription, number)),

@@ -163,6 +163,9 @@ impl<F: Frame> Session<F> {
             Some(at) => &mut self.shapes[at],
             None => {
                 out.push(Action::Watch(shape));
+                if self.shapes.is_empty() {
+                    self.shapes.reserve_exact(1);
+                }
                 self.shapes.push(ShapeUse { shape, live: 0, joining: 0, kept: Vec::new(), kept_and_sent: false });
                 let last = self.shapes.len() - 1;
                 &mut self.shapes[last]

@@ -87,8 +87,8 @@ mod tests {
     #[test]
     fn a_message_that_would_fill_memory_is_given_up_at_its_bound() {
         let mut deflater = super::super::Deflater::new(9, 0);
-        let bomb = deflater.message(b"", &vec![b' '; 64 << 20].into(), b"", None).expect("pays").concat();
-        assert!(bomb.len() < 100_000);
+        let bomb = deflater.message(b"", &vec![b' '; 4 << 20].into(), b"", None).expect("pays").concat();
+        assert!(bomb.len() < 10_000);
         let mut inflater = Inflater::default();
         for limit in [0, 1, 1000, 1 << 20] {
             assert_eq!(inflater.inflate(&bomb, limit), Err(InflateError::TooLarge));

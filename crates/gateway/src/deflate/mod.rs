@@ -17,6 +17,9 @@ use std::sync::{Arc, OnceLock};
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// The largest stored block.
 const STORED: usize = 0xffff;
+/// Larger messages, which are single rows of that size, go out as they are: compressing one would hold up all other connections of
+/// the thread for more than some 10 ms.
+const MAX: usize = 4 << 20;
 /// A message that is smaller by less than one part in so many goes out as it is: inflating it costs its readers more.
 const WORTH: usize = 8;
 
@@ -64,7 +67,8 @@ impl Deflater {
     /// A message of three parts as the payload of a compressed frame, in three parts too: what is around the body is
     /// stored, so that the body's bytes are the same in every message. None where it does not pay.
     pub fn message(&mut self, before: &[u8], body: &Bytes, after: &[u8], shared: Option<&Place>) -> Option<[Bytes; 3]> {
-        if self.level == 0 || before.len() + body.len() + after.len() < self.min {
+        let size = before.len() + body.len() + after.len();
+        if self.level == 0 || size < self.min || size > MAX {
             return None;
         }
         // What is small throughout, or all around nothing, is compressed in one piece.
@@ -192,6 +196,7 @@ mod tests {
         let text = Bytes::from(rows(100));
         assert!(deflater.message(b"", &text.slice(..1023), b"", None).is_none());
         assert!(deflater.message(b"", &text.slice(..1024), b"", None).is_some());
+        assert!(deflater.message(b"", &vec![b' '; MAX + 1].into(), b"", None).is_none());
         deflater.set(0, 0);
         assert!(deflater.message(b"", &text, b"", None).is_none());
     }
