@@ -55,11 +55,11 @@ fn a_new_feeder_shows_nothing_that_a_crash_can_take_back() {
     assert!(unflushed > 0, "the case was not reached, so this has shown nothing");
 }
 
-/// The record is written by the first transaction that captures something. Where that was below a savepoint which is
+/// By triggers, the record is written by the first transaction that captures something. Where that was below a savepoint which is
 /// rolled back, the record went too, and a transaction that took it for written left the start without one.
 #[test]
 fn every_start_is_on_record_whatever_its_first_transaction_does() {
-    let mut cluster = Cluster::ready();
+    let mut cluster = Cluster::builder().captures_wal(false).ready();
     cluster.sql().table("t", TABLE);
     let write = |id: usize| format!("INSERT INTO t VALUES ({id}, 'x')");
     let fails = |id: usize| {
@@ -96,7 +96,8 @@ fn every_start_is_on_record_whatever_its_first_transaction_does() {
 /// comes between the two, and the rows lie elsewhere: in a file whose first blocks were those of aborted rows.
 #[test]
 fn a_rewritten_log_loses_nothing() {
-    let cluster = Cluster::builder().conf("rte.max_log_size", "8MB").conf("autovacuum", "off").ready();
+    let cluster =
+        Cluster::builder().captures_wal(false).conf("rte.max_log_size", "8MB").conf("autovacuum", "off").ready();
     let (mut sql, mut writer) = (cluster.sql(), cluster.sql());
     sql.table("t", TABLE);
     let mut client = cluster.subscriber("c", &["t"]);

@@ -80,6 +80,22 @@ pub fn sleep(socket: Option<RawFd>, events: u32, timeout_ms: u64) {
     }
 }
 
+/// Has transactions of this process be as they are by default, whatever server, database and role say: they read what is
+/// committed, may write, and wait as long as they must. For workers that write, once, after they connected.
+pub fn pin_transactions() {
+    let pinned = [
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_deferrable", c"off"),
+        (c"lock_timeout", c"0"),
+    ];
+    for (name, value) in pinned {
+        let (context, source) = (pg_sys::GucContext::PGC_USERSET, pg_sys::GucSource::PGC_S_SESSION);
+        // SAFETY: C strings; the settings exist in every supported version and take these values.
+        unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source) };
+    }
+}
+
 /// Reads the settings again where SIGHUP asked for it; tells whether it did. Outside a transaction.
 pub fn reload() -> bool {
     // SAFETY: outside a transaction, as the main loops of Postgres' own workers do it.

@@ -37,6 +37,7 @@ pub extern "C-unwind" fn rte_slot_main(arg: Datum) {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, Oid::INVALID, 0);
         pg_sys::pgstat_report_appname(c"whagons_rte slot maker".as_ptr());
     }
+    process::pin_transactions();
     wal::allow_here();
     let (name, plugin) = (wal::slot_name(database), wal::PLUGIN);
     let made = process::transaction(|_| {

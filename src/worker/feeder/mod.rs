@@ -146,6 +146,7 @@ pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
     }
     let search_path = guc::setting(c"search_path");
     encode::pin_settings();
+    process::pin_transactions();
     process::transaction(|_| identity::settle_session_user());
     reads::listen();
     drift::watch();
