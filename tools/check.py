@@ -20,6 +20,7 @@ from toolchain import libclang_environment, locked, locked_flag, say
 
 # Crates that must build and be tested without Postgres.
 PURE = ["rte-protocol", "rte-core", "rte-gateway", "rte-testkit"]
+BENCH = ["rte-bench", "rte-peer-rust-notify"]
 # Which packages a crate must not depend on, and why the architecture stands on it:
 # only the shell may talk to Postgres, and what decides must not know sockets or time.
 BORDERS = {
@@ -123,7 +124,8 @@ def lint(report, shell_version):
     report.step(
         "clippy on the crates",
         lambda: report.cargo(
-            "clippy", *packages([*PURE, "rte-tests"]), "--all-targets", "--features", "rte-tests/browser", "--", "-D", "warnings"
+            "clippy", *packages([*PURE, "rte-tests", *BENCH]), "--all-targets", "--features", "rte-tests/browser,rte-bench/postgres",
+            "--", "-D", "warnings"
         ),  # fmt: skip
     )
     # It is clippy that enforces a reason beside each `unsafe`, and the shell is where they are.
@@ -184,7 +186,7 @@ def forbids_unsafe(directory):
 
 
 def unit(report):
-    report.step("unit tests of the crates", lambda: report.cargo("test", *packages(PURE), "--no-fail-fast"))
+    report.step("unit tests of the crates", lambda: report.cargo("test", *packages([*PURE, *BENCH]), "--no-fail-fast"))
     report.step("unit tests of the browser client", lambda: client_tests(report))
 
 
@@ -200,6 +202,10 @@ def on_postgres(report, version, browser):
     def tests():
         return report.cargo("test", "-p", "rte-tests", "--no-fail-fast", RTE_PG_BIN=home(version))
 
+    def benchmarks():
+        command = ["test", "-p", "rte-bench", "--features", "postgres", "--test", "smoke"]
+        return report.cargo(*command, RTE_PG_BIN=home(version))
+
     def in_browser():
         client_packages()
         command = ["test", "-p", "rte-tests", "--features", "browser", "--test", "browser", "--no-fail-fast"]
@@ -210,6 +216,7 @@ def on_postgres(report, version, browser):
         if report.step(f"the extension on Postgres {version}: build and install", build_and_install):
             report.step(f"tests on Postgres {version}", tests)
             if browser:
+                report.step(f"the benchmarks' runner on Postgres {version}", benchmarks)
                 report.step(f"the client in a browser, on Postgres {version}", in_browser)
 
 
