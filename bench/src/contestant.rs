@@ -1,6 +1,10 @@
 //! Those who deliver changes to clients: we in both ways of capture, and the peers, each with a server of its own.
 
+use std::collections::BTreeMap;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
 use rte_testkit::Cluster;
+use serde_json::json;
 
 use crate::crowd::{Endpoint, Hello, Speech};
 use crate::peer::{Peer, notify_on};
@@ -10,7 +14,7 @@ use crate::rig::{self, Capture, Needs};
 use crate::say;
 
 /// How contestants are called in the report, by their names in scenarios and results.
-const LABELS: [(&str, &str); 22] = [
+const LABELS: [(&str, &str); 23] = [
     ("trigger", "whagons_rte, trigger"),
     ("wal", "whagons_rte, WAL"),
     ("trigger, one client", "whagons_rte, trigger, one client"),
@@ -26,6 +30,7 @@ const LABELS: [(&str, &str); 22] = [
     ("node", "NOTIFY + Node ws"),
     ("rust", "NOTIFY + tokio-tungstenite"),
     ("sockjs", "wal2json + SockJS"),
+    ("zero", "zero-cache"),
     ("bare", "bare"),
     ("notify", "NOTIFY trigger + Node ws"),
     ("log-trigger", "plpgsql log trigger"),
@@ -60,9 +65,11 @@ impl Contestant {
             "wal" => Some(Capture::Wal),
             _ => None,
         };
+        let address = own_address();
         let cluster = match (capture, name) {
             (Some(capture), _) => rig::ours(capture, needs)?,
             (None, "sockjs") => rig::with_wal2json()?,
+            (None, "zero") => rig::plain(&[("wal_level", "logical"), ("listen_addresses", &address)]),
             (None, _) => rig::plain(&[]),
         };
         prepare(&cluster);
@@ -75,6 +82,7 @@ impl Contestant {
                 None
             }
             None if name == "sockjs" => Some(Peer::sockjs(&cluster, first)?),
+            None if name == "zero" => Some(Peer::zero(&cluster, &address, first)?),
             None => {
                 notify_on(&mut cluster.sql(), first);
                 Some(match name {
@@ -109,14 +117,24 @@ impl Contestant {
         self.capture.is_some()
     }
 
+    /// The same, but for those of whom so many clients are known to be too many.
+    pub fn can_have(&self, most: &BTreeMap<String, u64>, clients: u64) -> bool {
+        most.get(&self.name).is_none_or(|most| clients <= *most)
+    }
+
+    /// Whether several changes of a row may come as one, so that it cannot be told when all have come.
+    pub fn merges(&self) -> bool {
+        self.name == "zero"
+    }
+
     /// Where clients connect to.
     pub fn endpoint(&self) -> Endpoint {
-        match &self.peer {
-            None => Endpoint { port: self.cluster.rte_port, path: "/ws".into(), speech: Speech::Rte },
-            Some(peer) if self.name == "sockjs" => {
-                Endpoint { port: peer.port, path: "/changes/000/bench/websocket".into(), speech: Speech::SockJs }
-            }
-            Some(peer) => Endpoint { port: peer.port, path: "/".into(), speech: Speech::Frames },
+        let of = |port, path: &str, speech| Endpoint { port, path: path.into(), protocol: None, speech };
+        match (&self.peer, self.name.as_str()) {
+            (None, _) => Endpoint::ours(self.cluster.rte_port),
+            (Some(peer), "sockjs") => of(peer.port, "/changes/000/bench/websocket", Speech::SockJs),
+            (Some(peer), "zero") => zero(peer.port),
+            (Some(peer), _) => of(peer.port, "/", Speech::Frames),
         }
     }
 
@@ -125,12 +143,17 @@ impl Contestant {
         if self.is_ours() { Hello::table(table) } else { Hello::Nothing }
     }
 
-    /// The processes that deliver.
+    /// The processes that deliver, with the sessions that tell them of changes.
     pub fn processes(&self) -> Vec<i32> {
-        match &self.peer {
-            Some(peer) => peer.processes(),
-            None => vec![self.cluster.worker("gateway"), self.cluster.worker("feeder")],
-        }
+        let Some(peer) = &self.peer else {
+            return vec![self.cluster.worker("gateway"), self.cluster.worker("feeder")];
+        };
+        // Our own sessions are called `test`.
+        let sessions = "SELECT pid FROM pg_stat_activity
+                        WHERE backend_type IN ('client backend', 'walsender') AND application_name <> 'test'";
+        let mut all = peer.processes();
+        all.extend(self.cluster.sql().texts(sessions).iter().filter_map(|pid| pid.parse::<i32>().ok()));
+        all
     }
 
     /// The process that clients are connected to.
@@ -142,4 +165,24 @@ impl Contestant {
     pub fn cpu_seconds(&self) -> f64 {
         self.processes().into_iter().map(cpu_seconds).sum()
     }
+}
+
+/// An address of loopback that no other server listens on.
+fn own_address() -> String {
+    let pid = std::process::id();
+    format!("127.9.{}.{}", pid >> 8 & 255, 1 + pid % 254)
+}
+
+/// How a client of Zero asks: each is a browser of its own, with one query.
+fn zero(port: u16) -> Endpoint {
+    let schema = json!({"tables": {"feed": {
+        "columns": {"body": {"type": "string"}, "id": {"type": "number"}}, "primaryKey": ["id"]
+    }}});
+    let query = json!({"op": "put", "hash": "all", "name": "all", "args": [], "ttl": 60_000});
+    let init = json!({"initConnectionMessage":
+        ["initConnection", {"desiredQueriesPatch": [query], "clientSchema": schema}]});
+    let protocol = BASE64_STANDARD.encode(init.to_string());
+    let protocol = protocol.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+    let path = "/sync/v51/connect?clientID=c{n}&clientGroupID=g{n}&userID=u{n}&baseCookie=&ts=1&lmid=0&wsid=w{n}";
+    Endpoint { port, path: path.into(), protocol: Some(protocol), speech: Speech::Zero }
 }

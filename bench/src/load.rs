@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rte_testkit::Cluster;
 
+use crate::contestant::Contestant;
 use crate::crowd::{Crowd, Delays, no_delays};
 use crate::{clock, rig};
 
@@ -125,19 +126,21 @@ pub struct Times {
     pub sent: Delays,
 }
 
-/// Writes for so long and gives the times until each client had each change.
+/// Writes for so long and gives the times until each client had each change; where changes are merged, those that came.
 ///
 /// # Errors
 /// Not everything came.
-pub fn delays(load: &Load, cluster: &Cluster, crowd: &Crowd, seconds: f64) -> Result<Times, String> {
+pub fn delays(load: &Load, contestant: &Contestant, crowd: &Crowd, seconds: f64) -> Result<Times, String> {
     // What is only met the first time is not what people wait for.
-    let warm = crowd.count() + load.run(cluster, WARM_UP).changes * crowd.size;
-    crowd.wait_count(warm, Duration::from_secs(10));
+    let (cluster, patience) = (&contestant.cluster, Duration::from_secs(10));
+    let arrived =
+        |goal: u64| if contestant.merges() { crowd.wait_quiet(patience) } else { crowd.wait_count(goal, patience) };
+    arrived(crowd.count() + load.run(cluster, WARM_UP).changes * crowd.size);
     crowd.take_arrivals();
     let before = crowd.count();
     let written = load.run(cluster, seconds);
     let goal = before + written.changes * crowd.size;
-    if !crowd.wait_count(goal, Duration::from_secs(10)) {
+    if !arrived(goal) {
         return Err(format!("{} of {goal} changes came, {} clients were closed", crowd.count(), crowd.closed()));
     }
     let moments: std::collections::HashMap<u64, u64> =

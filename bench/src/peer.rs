@@ -8,21 +8,21 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rte_testkit::{Cluster, Sql, within};
+use rte_testkit::{Cluster, Signal, Sql, children, kill, within};
 
 use crate::options::{bench_dir, target_dir};
 use crate::{rig, say};
 
 /// How long a peer may take until clients may come.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(40);
 
 /// A running peer.
 #[derive(Debug)]
 pub struct Peer {
     child: Child,
-    /// The session that tells it of changes: its work is part of what delivering costs.
-    backend: i32,
     pub port: u16,
+    /// A directory that goes with it.
+    scratch: Option<PathBuf>,
 }
 
 impl Peer {
@@ -48,22 +48,34 @@ impl Peer {
         Self::start(cluster, command, "rust-notify")
     }
 
+    /// zero-cache. `address` is where the server listens on TCP.
+    pub fn zero(cluster: &Cluster, address: &str, table: &str) -> Result<Self, String> {
+        let place = install("zero")?;
+        // A Node of its own, because it does not run with older ones.
+        let nodes = ["x64", "arm64"].map(|m| place.join(format!("node_modules/node-linux-{m}/bin/node")));
+        let node = nodes.into_iter().find(|node| node.exists()).ok_or("zero: no Node 22 for this machine")?;
+        let replica = place.join(format!("replica-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&replica);
+        fs::create_dir_all(&replica).map_err(|e| e.to_string())?;
+        let mut command = Command::new(node);
+        command.arg("server.js").current_dir(place).env("TABLE", table).env("PLACE", &replica);
+        command.env("UPSTREAM", format!("postgres://postgres@{address}:5432/postgres"));
+        let mut peer = Self::start(cluster, command, "zero")?;
+        peer.scratch = Some(replica);
+        Ok(peer)
+    }
+
     fn start(cluster: &Cluster, mut command: Command, name: &str) -> Result<Self, String> {
         let port = free_port();
         command.env("PGHOST", cluster.dir()).env("PGPORT", "5432").env("PGUSER", "postgres");
         command.env("PGDATABASE", "postgres").env("PORT", port.to_string());
         let child = ready(command).map_err(|e| format!("{name}: {e}"))?;
-        let session = "SELECT pid FROM pg_stat_activity WHERE application_name = $1";
-        let mut sql = cluster.sql();
-        let backend = within(START, || sql.query_opt(session, &[&name]).ok()?.map(|row| row.get(0)));
-        let mut peer = Self { child, backend: 0, port };
-        peer.backend = backend.ok_or_else(|| format!("{name} has no session"))?;
-        Ok(peer)
+        Ok(Self { child, port, scratch: None })
     }
 
-    /// The processes that deliver.
+    /// The processes that deliver, but for their sessions.
     pub fn processes(&self) -> Vec<i32> {
-        vec![self.child.id() as i32, self.backend]
+        family(self.child.id() as i32)
     }
 
     /// The process that clients are connected to.
@@ -74,9 +86,24 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // What it has started ends with it, if it is asked to end.
+        let family = family(self.child.id() as i32);
+        drop(self.child.stdin.take());
+        if within(Duration::from_secs(2), || self.child.try_wait().ok().flatten()).is_none() {
+            family.iter().for_each(|pid| kill(*pid, Signal::KILL));
+            let _ = self.child.wait();
+        }
+        if let Some(scratch) = &self.scratch {
+            let _ = fs::remove_dir_all(scratch);
+        }
     }
+}
+
+/// A process and all that it has started.
+fn family(pid: i32) -> Vec<i32> {
+    let mut all = vec![pid];
+    all.extend(children(pid).into_iter().flat_map(family));
+    all
 }
 
 /// A port that nobody listens on now.

@@ -113,8 +113,15 @@ impl Ramp<'_> {
         let (before, bytes, cpu) = (crowd.count(), crowd.bytes(), self.contestant.cpu_seconds());
         let start = Instant::now();
         let written = load.at(rate).run(&self.contestant.cluster, seconds);
-        let wanted = written.changes * self.deliveries_per_change;
-        let all = crowd.wait_count(before + wanted, Duration::from_secs(8));
+        let (mut wanted, patience) = (written.changes * self.deliveries_per_change, Duration::from_secs(8));
+        let all = if self.contestant.merges() {
+            let quiet = crowd.wait_quiet(patience);
+            // Only what came counts.
+            wanted = crowd.count() - before;
+            quiet && wanted > 0
+        } else {
+            crowd.wait_count(before + wanted, patience)
+        };
         let took = start.elapsed().as_secs_f64();
         let p99_ms = ms(&crowd.take_delays(), 0.99);
         let found = Highest {

@@ -15,6 +15,8 @@ pub enum Speech {
     Frames,
     /// The same in SockJS's envelope.
     SockJs,
+    /// Zero's: what one asked for comes first, and pokes count from their end.
+    Zero,
 }
 
 /// What came of some bytes.
@@ -62,7 +64,7 @@ impl Member {
             keeps_cursor,
             head: Some(Vec::new()),
             frames: Frames::default(),
-            done: speech != Speech::Rte,
+            done: matches!(speech, Speech::Frames | Speech::SockJs),
             live: false,
             marks: Vec::new(),
             oldest: Vec::new(),
@@ -125,6 +127,7 @@ impl Member {
             Frame::Text(text) => match self.speech {
                 Speech::Rte if !text.starts_with(br#"{"type":"changes""#) => self.control(text, outcome),
                 Speech::Rte => self.changes(text),
+                Speech::Zero => self.poke(text, outcome),
                 Speech::SockJs if text == b"o" => {
                     self.live = true;
                     outcome.live = true;
@@ -157,6 +160,27 @@ impl Member {
         } else if text.starts_with(br#"{"type":"error""#) {
             outcome.refusal = Some(String::from_utf8_lossy(text).into_owned());
         }
+    }
+
+    fn poke(&mut self, text: &[u8], outcome: &mut Outcome) {
+        if text.starts_with(br#"["pokePart""#) {
+            self.done |= memmem::find(text, br#""gotQueriesPatch""#).is_some();
+            self.changes(text);
+        } else if text.starts_with(br#"["pokeEnd""#) {
+            // The first rows are no changes.
+            if !self.live {
+                self.forget();
+            }
+            self.commit(outcome);
+        } else if text.starts_with(br#"["error""#) {
+            outcome.refusal = Some(String::from_utf8_lossy(text).into_owned());
+        }
+    }
+
+    fn forget(&mut self) {
+        self.changes = 0;
+        self.marks.clear();
+        self.oldest.clear();
     }
 
     fn changes(&mut self, text: &[u8]) {
@@ -230,6 +254,18 @@ mod tests {
         assert!(member.take(&server_frame("o"), None).live);
         let outcome = member.take(&server_frame(r#"a["{\"body\":\"@000000000012xx\"}"]"#), None);
         assert_eq!((outcome.changes, outcome.marks), (1, vec![12]));
+    }
+
+    #[test]
+    fn the_first_rows_of_a_query_are_no_changes() {
+        let mut member = Member::new(Speech::Zero, Count::Marks, false);
+        member.take(b"HTTP/1.1 101 X\r\n\r\n", None);
+        let part = r#"["pokePart",{"gotQueriesPatch":[],"rowsPatch":["@000000000001"]}]"#;
+        member.take(&server_frame(part), None);
+        let first = member.take(&server_frame(r#"["pokeEnd",{}]"#), None);
+        assert_eq!((first.live, first.changes), (true, 0));
+        member.take(&server_frame(r#"["pokePart",{"rowsPatch":["@000000000002"]}]"#), None);
+        assert_eq!(member.take(&server_frame(r#"["pokeEnd",{}]"#), None).oldest, [(2, 1)]);
     }
 
     #[test]

@@ -34,8 +34,17 @@ pub enum Count {
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     pub port: u16,
+    /// `{n}` is unlike for each connection.
     pub path: String,
+    pub protocol: Option<String>,
     pub speech: Speech,
+}
+
+impl Endpoint {
+    /// A gateway.
+    pub fn ours(port: u16) -> Self {
+        Self { port, path: "/ws".into(), protocol: Some("rte.v1".into()), speech: Speech::Rte }
+    }
 }
 
 /// What the clients say when they are connected.
@@ -167,6 +176,17 @@ impl Crowd {
     /// Waits until this many changes have come in all, and tells whether they have.
     pub fn wait_count(&self, goal: u64, patience: Duration) -> bool {
         within(patience, || (self.count() >= goal || self.closed() > 0).then_some(())).is_some() && self.count() >= goal
+    }
+
+    /// Waits until no more changes come, and tells whether it has come to that.
+    pub fn wait_quiet(&self, patience: Duration) -> bool {
+        let mut seen = u64::MAX;
+        within(patience, || {
+            let last = std::mem::replace(&mut seen, self.count());
+            std::thread::sleep(Duration::from_millis(300));
+            (last == seen && self.count() == seen).then_some(())
+        })
+        .is_some()
     }
 
     /// The marks and when each came, since the last call.

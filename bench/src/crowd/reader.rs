@@ -34,7 +34,8 @@ pub struct Reader {
     /// Who is to connect, and not before when.
     waiting: VecDeque<(Instant, usize)>,
     in_flight: usize,
-    request: String,
+    /// Connections begun so far.
+    begun: u64,
 }
 
 impl Reader {
@@ -42,10 +43,8 @@ impl Reader {
         let member = || Member::new(endpoint.speech, party.count, party.come_back == Some(true));
         let places = (0..party.size).map(|_| Place { member: member(), stream: None }).collect();
         let now = Instant::now();
-        let protocol = (endpoint.speech == super::Speech::Rte).then_some("rte.v1");
-        let request = websocket::request(endpoint.port, &endpoint.path, protocol);
         let waiting = (0..party.size as usize).map(|n| (now, n)).collect();
-        Ok(Self { endpoint, party, shared, poll: Poll::new()?, places, waiting, in_flight: 0, request })
+        Ok(Self { endpoint, party, shared, poll: Poll::new()?, places, waiting, in_flight: 0, begun: 0 })
     }
 
     pub fn run(mut self) {
@@ -78,7 +77,7 @@ impl Reader {
     }
 
     /// On loopback a connection is there at once, or not at all.
-    fn connect(&self, n: usize) -> io::Result<TcpStream> {
+    fn connect(&mut self, n: usize) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         let source = Ipv4Addr::new(127, 0, 1, 1 + (n % usize::from(SOURCES)) as u8);
         socket.bind(&SocketAddr::from((source, 0)).into())?;
@@ -87,7 +86,10 @@ impl Reader {
         socket.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(socket.into());
-        stream.write_all(self.request.as_bytes())?;
+        self.begun += 1;
+        let path = self.endpoint.path.replace("{n}", &format!("{:x}-{}", fastrand::u64(..), self.begun));
+        let request = websocket::request(self.endpoint.port, &path, self.endpoint.protocol.as_deref());
+        stream.write_all(request.as_bytes())?;
         self.poll.registry().register(&mut stream, Token(n), Interest::READABLE)?;
         Ok(stream)
     }

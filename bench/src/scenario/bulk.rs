@@ -7,7 +7,7 @@ use rte_testkit::{Cluster, Sql};
 use serde::Deserialize;
 
 use crate::contestant::label;
-use crate::crowd::{Count, Crowd, Endpoint, Hello, Party, Speech};
+use crate::crowd::{Count, Crowd, Endpoint, Hello, Party};
 use crate::load::{Load, ms};
 use crate::process::{Peaks, pss_kib};
 use crate::results::{Case, Found};
@@ -61,7 +61,7 @@ fn contestant(name: &str, sizes: &Sizes, found: &mut Found) -> Result<(), String
         for table in ["feed", "big", "loaded"] {
             rig::register(&cluster, capture, table)?;
         }
-        let endpoint = Endpoint { port: cluster.rte_port, path: "/ws".into(), speech: Speech::Rte };
+        let endpoint = Endpoint::ours(cluster.rte_port);
         let both = r#"{"type":"hello","subscriptions":[{"id":"1","table":"big"},{"id":"2","table":"loaded"}]}"#;
         let watching = Crowd::join(&endpoint, Party::new(1, Count::Changes, Hello::Same(both.into())))?;
         let others = Crowd::join(&endpoint, Party::new(sizes.others, Count::Marks, Hello::table("feed")))?;

@@ -1,5 +1,7 @@
 //! From a commit to the clients, at a light rate: what a person at a screen waits for.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::turns;
@@ -19,6 +21,8 @@ pub struct Sizes {
     clients: Vec<u64>,
     /// Updates a second, for each number of clients: many clients make many deliveries of each.
     rates: Vec<f64>,
+    /// The most clients of some contestants.
+    most: BTreeMap<String, u64>,
     seconds: f64,
     rounds: usize,
 }
@@ -31,11 +35,14 @@ pub fn run(sizes: &Sizes, found: &mut Found) -> Result<(), String> {
         for round in 0..sizes.rounds {
             for turn in turns(round, contestants.len()) {
                 let contestant = &contestants[turn];
+                if !contestant.can_have(&sizes.most, clients) {
+                    continue;
+                }
                 rig::settle(&contestant.cluster, &["feed"]);
                 let party = Party::new(clients, Count::Arrivals, contestant.hello("feed"));
                 let load = Load::rows("feed", ROWS, 1, 1, rate);
                 let times = Crowd::join(&contestant.endpoint(), party)
-                    .and_then(|crowd| delays(&load, &contestant.cluster, &crowd, sizes.seconds));
+                    .and_then(|crowd| delays(&load, contestant, &crowd, sizes.seconds));
                 let times = match times {
                     Ok(times) => times,
                     Err(why) => {

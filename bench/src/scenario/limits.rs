@@ -61,7 +61,7 @@ fn writes(sizes: &Sizes, clients: u64, in_a_write: u64, case: &Case, found: &mut
         .args(["serve", "limit"])
         .args([u64::from(port), clients, in_a_write, sizes.bytes as u64].map(|n| n.to_string()));
     let writer = Writer(ready(command)?);
-    let endpoint = Endpoint { port, path: "/".into(), speech: Speech::Frames };
+    let endpoint = Endpoint { port, path: "/".into(), protocol: None, speech: Speech::Frames };
     let crowd = Crowd::join(&endpoint, Party::new(clients, Count::Frames, Hello::Nothing))?;
     std::thread::sleep(Duration::from_millis(300));
     let pid = writer.0.id() as i32;

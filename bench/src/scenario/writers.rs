@@ -134,7 +134,7 @@ impl Contestant {
                     rig::register(&cluster, capture, table)?;
                 }
                 if watched {
-                    let endpoint = Endpoint { port: cluster.rte_port, path: "/ws".into(), speech: Speech::Rte };
+                    let endpoint = Endpoint::ours(cluster.rte_port);
                     let party = Party::new(1, Count::Changes, Hello::table(TABLES[0]));
                     crowd = Some(Crowd::join(&endpoint, party)?);
                 }
@@ -142,7 +142,7 @@ impl Contestant {
             (None, "notify") => {
                 TABLES.iter().for_each(|table| notify_on(&mut sql, table));
                 let node = Peer::node(&cluster)?;
-                let endpoint = Endpoint { port: node.port, path: "/".into(), speech: Speech::Frames };
+                let endpoint = Endpoint { port: node.port, path: "/".into(), protocol: None, speech: Speech::Frames };
                 crowd = Some(Crowd::join(&endpoint, Party::new(1, Count::Frames, Hello::Nothing))?);
                 peer = Some(node);
             }
