@@ -30,6 +30,8 @@ pub struct Outcome {
     pub oldest: Vec<(u64, u64)>,
     /// It has become live.
     pub live: bool,
+    /// A table was read anew in place of its changes.
+    pub copies: u64,
     /// To be sent.
     pub answer: Vec<u8>,
     /// An error that the server answered with.
@@ -49,6 +51,8 @@ pub struct Member {
     /// The snapshot has come, and the commit from which it counts.
     done: bool,
     live: bool,
+    /// A copy is being replaced by a fresh one.
+    again: bool,
     /// Of the tick that has not been committed yet.
     marks: Vec<u64>,
     oldest: Vec<(u64, u64)>,
@@ -66,6 +70,7 @@ impl Member {
             frames: Frames::default(),
             done: matches!(speech, Speech::Frames | Speech::SockJs),
             live: false,
+            again: false,
             marks: Vec::new(),
             oldest: Vec::new(),
             changes: 0,
@@ -157,6 +162,8 @@ impl Member {
         } else if text.starts_with(br#"{"type":"subscribed""#) {
             // Nothing but changes follow a copy that goes on.
             self.done |= memmem::find(text, br#""resumed":true"#).is_some();
+        } else if text.starts_with(br#"{"type":"resync""#) {
+            (self.done, self.again) = (false, true);
         } else if text.starts_with(br#"{"type":"error""#) {
             outcome.refusal = Some(String::from_utf8_lossy(text).into_owned());
         }
@@ -207,6 +214,10 @@ impl Member {
             self.live = true;
             outcome.live = true;
         }
+        if self.done && self.again {
+            self.again = false;
+            outcome.copies += 1;
+        }
         outcome.changes += std::mem::take(&mut self.changes);
         outcome.marks.append(&mut self.marks);
         outcome.oldest.append(&mut self.oldest);
@@ -243,6 +254,11 @@ mod tests {
         assert!(after.live);
         assert_eq!((after.changes, after.oldest), (2, vec![(7, 2)]));
         assert_eq!(member.cursor.as_deref(), Some("c1"));
+        let mut bytes = server_frame(r#"{"type":"resync","id":"1","reason":"too_many_changes"}"#);
+        bytes.extend(server_frame(r#"{"type":"commit","cursor":"c2"}"#));
+        bytes.extend(server_frame(r#"{"type":"snapshot","id":"1","rows":[],"done":true}"#));
+        assert_eq!(member.take(&bytes, None).copies, 0);
+        assert_eq!(member.take(&server_frame(r#"{"type":"commit","cursor":"c3"}"#), None).copies, 1);
         member.reset();
         assert!(!member.is_live() && !member.is_connected() && member.cursor.is_some());
     }

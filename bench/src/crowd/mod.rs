@@ -107,6 +107,7 @@ struct Shared {
     count: AtomicU64,
     bytes: AtomicU64,
     closed: AtomicU64,
+    copies: AtomicU64,
     /// Marks and when they came.
     arrivals: Mutex<Vec<(u64, u64)>>,
     delays: Mutex<Delays>,
@@ -134,6 +135,7 @@ impl Crowd {
             count: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             closed: AtomicU64::new(0),
+            copies: AtomicU64::new(0),
             arrivals: Mutex::default(),
             delays: Mutex::new(no_delays()),
             refusal: Mutex::default(),
@@ -171,6 +173,11 @@ impl Crowd {
     /// Connections that the server has ended.
     pub fn closed(&self) -> u64 {
         self.shared.closed.load(Ordering::SeqCst)
+    }
+
+    /// Tables that were read anew in place of their changes.
+    pub fn copies(&self) -> u64 {
+        self.shared.copies.load(Ordering::SeqCst)
     }
 
     /// Waits until this many changes have come in all, and tells whether they have.

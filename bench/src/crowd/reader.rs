@@ -127,6 +127,7 @@ impl Reader {
     fn heed(&mut self, n: usize, outcome: Outcome, now: u64, batch: &mut Batch) -> bool {
         batch.changes += outcome.changes;
         batch.live += u64::from(outcome.live);
+        batch.copies += outcome.copies;
         batch.delays.extend(outcome.oldest.iter().map(|(mark, count)| (now.saturating_sub(*mark), *count)));
         if self.party.count == Count::Arrivals {
             batch.delays.extend(outcome.marks.iter().map(|mark| (now.saturating_sub(*mark), 1)));
@@ -172,6 +173,7 @@ struct Batch {
     changes: u64,
     bytes: u64,
     live: u64,
+    copies: u64,
     arrivals: Vec<(u64, u64)>,
     delays: Vec<(u64, u64)>,
 }
@@ -189,6 +191,7 @@ impl Batch {
         }
         shared.bytes.fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
         shared.count.fetch_add(std::mem::take(&mut self.changes), Ordering::SeqCst);
+        shared.copies.fetch_add(std::mem::take(&mut self.copies), Ordering::SeqCst);
         shared.live.fetch_add(std::mem::take(&mut self.live), Ordering::SeqCst);
     }
 }
