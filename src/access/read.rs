@@ -79,6 +79,20 @@ impl Reading {
         prepared
     }
 
+    /// Whether a role has been granted every column that is read, and those of the client's condition.
+    pub fn is_granted(&self, role: Oid) -> bool {
+        let select = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+        let ok = pg_sys::AclResult::ACLCHECK_OK;
+        let relation = Oid::from(self.relation);
+        // SAFETY: catalog look-ups; what is gone is answered with "no". The condition was made by `node::text`.
+        unsafe {
+            let used = self.condition.as_ref().map(|text| node::columns(node::parse(text))).unwrap_or_default();
+            let granted = |n: &i16| pg_sys::pg_attribute_aclcheck_ext(relation, *n, role, select, &mut false) == ok;
+            pg_sys::pg_class_aclcheck_ext(relation, role, select, &mut false) == ok
+                || self.columns.iter().chain(&used).all(granted)
+        }
+    }
+
     /// # Safety
     /// `relation` is open and locked.
     unsafe fn prepare_open(

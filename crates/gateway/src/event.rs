@@ -4,7 +4,7 @@
 use crate::databases::Database;
 use crate::deflate::Shared;
 use crate::directory::FeederId;
-use crate::flow::Credit;
+use crate::flow::{Credit, Flow};
 use crate::http::answer::Header;
 use crate::limits::Permit;
 use crate::requests::Posted;
@@ -130,6 +130,11 @@ pub enum SessionEvent {
         code: ErrorCode,
         message: String,
         hint: Option<String>,
+    },
+    /// Others are far ahead of it with the job's rows: it gets no more of them, and what waits of them is dropped.
+    LeftBehind {
+        job: JobId,
+        flow: Arc<Flow>,
     },
     /// The worker is gone, and rows of the job were sent.
     JobLost,

@@ -32,7 +32,6 @@ impl Flow {
     }
 
     /// Whether less than the limit is out.
-    #[cfg(test)]
     pub fn is_free(&self) -> bool {
         self.out.load(Ordering::Acquire) < self.limit
     }
@@ -43,6 +42,13 @@ impl Flow {
             // A drop in between leaves a permit behind, so no wake-up is lost.
             self.below.notified().await;
         }
+    }
+}
+
+impl Credit {
+    /// Whether it is a share of this flow.
+    pub fn is_of(&self, flow: &Arc<Flow>) -> bool {
+        Arc::ptr_eq(&self.flow, flow)
     }
 }
 

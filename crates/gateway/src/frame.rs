@@ -4,11 +4,12 @@
 //! ends in it. I/O threads only (`Rc`).
 
 use crate::deflate::{Deflater, Place};
-use crate::flow::Credit;
+use crate::flow::{Credit, Flow};
 use bytes::Bytes;
 use rte_core::session;
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// How a message stands among others.
 #[derive(Debug, Clone, Default)]
@@ -120,6 +121,11 @@ impl OutFrame {
     #[cfg(test)]
     pub fn all(&self) -> Vec<u8> {
         self.pieces().map(|piece| &piece[..]).concat()
+    }
+
+    /// Whether its rows were handed on by this flow.
+    pub fn is_of(&self, flow: &Arc<Flow>) -> bool {
+        self.0.credit.as_ref().is_some_and(|credit| credit.is_of(flow))
     }
 
     pub fn changes(&self) -> u32 {

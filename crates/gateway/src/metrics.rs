@@ -72,6 +72,10 @@ figures! {
     jobs_waiting: "gauge",
     /// jobs that were handed to a query worker
     jobs_total: "counter",
+    /// jobs that were answered by what was read for another one
+    shared_jobs_total: "counter",
+    /// jobs whose sessions could not keep up with others that shared them
+    left_behind_total: "counter",
     /// rows of snapshots that were sent
     snapshot_rows_total: "counter",
 }

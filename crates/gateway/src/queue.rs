@@ -102,6 +102,20 @@ impl OutQueue {
         }
     }
 
+    /// Drops what is paced and matches, but for a frame that was begun.
+    pub fn drop_paced(&mut self, matches: impl Fn(&OutFrame) -> bool) {
+        let mut begun = self.written > 0;
+        let (total, paced) = (&mut self.total, &mut self.paced);
+        self.items.retain(|item| {
+            let stays = std::mem::take(&mut begun) || item.counted || !matches(&item.frame);
+            if !stays {
+                *total -= item.frame.bytes();
+                *paced -= 1;
+            }
+            stays
+        });
+    }
+
     /// Writes as much as the socket takes.
     ///
     /// # Errors

@@ -101,6 +101,7 @@ impl Feeder {
             ToFeeder::SnapshotFailed { session, ids, code, message, hint } => {
                 self.read_again(session, &ids, &Refusal { code, message, hint });
             }
+            ToFeeder::LeftBehind { session, ids } => self.read_alone(session, &ids),
             ToFeeder::NeedDatabase { .. } | ToFeeder::ReloadTenants => {}
             // This tick's snapshot is later, and what it told was made for who joins.
             ToFeeder::SnapshotTaken { job } => self.shapes.joined(job),

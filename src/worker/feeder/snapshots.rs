@@ -11,7 +11,7 @@ use super::shape::Joining;
 use crate::access::read::Reading;
 use crate::job::{Job, OldCopy, SnapshotJob};
 use crate::shmem::{self, Kind};
-use rte_protocol::bridge::{FromFeeder, SessionId};
+use rte_protocol::bridge::{FromFeeder, SessionId, ShapeId};
 use rte_protocol::wire::ErrorCode;
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,34 @@ const POSTPONED: Duration = Duration::from_millis(250);
 /// Attempts at the snapshot of a subscription, before it is ended.
 const MAX_FAILURES: u32 = 3;
 
+/// Whether what is read for a session may be for others too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Allowed,
+    Alone,
+}
+
+/// Subscriptions of a job, in one order.
+struct Ordered {
+    ids: Vec<String>,
+    /// What they read; none where it is not shared.
+    shapes: Vec<ShapeId>,
+    tables: Vec<Reading>,
+}
+
 impl Feeder {
     /// Hands the snapshot of some subscriptions of a session to a query worker, all under one snapshot; but each that is
     /// compared with an old copy alone, because of the size of what is compared.
     pub(super) fn order_snapshot(&mut self, session: SessionId, ids: &[String]) {
-        let (mut names, mut tables) = (Vec::new(), Vec::new());
+        self.order_snapshots(session, ids, Sharing::Allowed);
+    }
+
+    fn order_snapshots(&mut self, session: SessionId, ids: &[String], sharing: Sharing) {
+        let mut whole = Vec::new();
         for id in ids {
             let Some(subscribed) = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)) else { continue };
-            let Some(shape) = self.shapes.get(subscribed.shape) else { continue };
+            let number = subscribed.shape;
+            let Some(shape) = self.shapes.get(number) else { continue };
             let loaded = shape.load();
             let reading = shape.reading.clone();
             match loaded {
@@ -35,11 +55,11 @@ impl Feeder {
                     let subscriptions = self.sessions.get_mut(&session).map(|s| &mut s.subscriptions);
                     // Kept no longer: where the job fails, all rows follow.
                     match subscriptions.and_then(|s| s.get_mut(id)).and_then(|s| s.have.take()) {
-                        Some(have) => self.order(session, vec![id.clone()], vec![reading], Some(have)),
-                        None => {
-                            names.push(id.clone());
-                            tables.push(reading);
+                        Some(have) => {
+                            let what = Ordered { ids: vec![id.clone()], shapes: Vec::new(), tables: vec![reading] };
+                            self.order(session, what, Some(have));
                         }
+                        None => whole.push((number, id.clone(), reading)),
                     }
                 }
                 Err(Unsettled::Locked | Unsettled::Drifted) => self.postpone(session, id),
@@ -49,15 +69,23 @@ impl Feeder {
                 }
             }
         }
-        if !names.is_empty() {
-            self.order(session, names, tables, None);
+        if !whole.is_empty() {
+            // In one order for all sessions: who asks for the same otherwise shares the reading all the same.
+            whole.sort_by_key(|(shape, ..)| *shape);
+            let shapes = match sharing {
+                Sharing::Allowed => whole.iter().map(|(shape, ..)| *shape).collect(),
+                Sharing::Alone => Vec::new(),
+            };
+            let (ids, tables) = whole.into_iter().map(|(_, id, reading)| (id, reading)).unzip();
+            self.order(session, Ordered { ids, shapes, tables }, None);
         }
     }
 
-    fn order(&mut self, session: SessionId, names: Vec<String>, tables: Vec<Reading>, have: Option<OldCopy>) {
+    fn order(&mut self, session: SessionId, what: Ordered, have: Option<OldCopy>) {
+        let Ordered { ids, shapes, tables } = what;
         self.last_job += 1;
         let job = self.last_job;
-        for id in &names {
+        for id in &ids {
             let shape = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)).map(|d| d.shape);
             if let Some(shape) = shape.and_then(|shape| self.shapes.get(shape)).filter(|s| s.is_asked()) {
                 shape.joins.push(Joining { job, session, id: id.clone() });
@@ -68,7 +96,7 @@ impl Feeder {
         let work = SnapshotJob { job, database: self.database.to_u32(), identity, tables, have };
         let Ok(blob) = serde_json::to_vec(&Job::Snapshot(work)) else { return };
         let signed = rte_core::cursor::sign(&self.key, blob);
-        self.send(&FromFeeder::Job { job, session, ids: names }, &[&signed]);
+        self.send(&FromFeeder::Job { job, session, ids, shapes }, &[&signed]);
         self.have_a_worker();
     }
 
@@ -131,6 +159,25 @@ impl Feeder {
                 self.order_snapshot(session, &[id]);
             }
         }
+    }
+
+    /// Reads anew, for it alone, what a session could not take as fast as others.
+    pub(super) fn read_alone(&mut self, session: SessionId, ids: &[String]) {
+        for id in ids {
+            let Some(subscribed) = self.sessions.get(&session).and_then(|s| s.subscriptions.get(id)) else { continue };
+            let (table, wanted, failures) = (subscribed.table, subscribed.wanted.clone(), subscribed.failures);
+            match self.plan_of(session, table, &wanted) {
+                Ok(plan) => {
+                    if self.replace(session, wanted, &plan, "left_behind")
+                        && let Some(s) = self.sessions.get_mut(&session).and_then(|s| s.subscriptions.get_mut(id))
+                    {
+                        s.failures = failures;
+                    }
+                }
+                Err(Refusal { code, message, hint }) => self.end(session, id, code, message, hint),
+            }
+        }
+        self.order_snapshots(session, ids, Sharing::Alone);
     }
 
     fn is_partial(&self, session: SessionId, id: &str) -> bool {

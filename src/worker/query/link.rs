@@ -48,8 +48,16 @@ impl From<io::Error> for LinkError {
 
 /// What a gateway may say.
 pub(super) enum Incoming {
-    Job { job: JobId, blob: Vec<u8> },
-    Word { job: JobId, word: Word },
+    /// A job's blob, and those of others that wait for the same rows.
+    Job {
+        job: JobId,
+        blob: Vec<u8>,
+        others: Vec<(JobId, Vec<u8>)>,
+    },
+    Word {
+        job: JobId,
+        word: Word,
+    },
 }
 
 /// What may be said about a job that runs.
@@ -112,7 +120,16 @@ impl Link {
         let bytes = &self.inbox[..len];
         let (head, body) = frame::read::<ToWorker>(bytes)?;
         let incoming = match head {
-            ToWorker::Job { job } => Incoming::Job { job, blob: bytes[body].to_vec() },
+            ToWorker::Job { job, others } => {
+                let (mut blobs, mut rest) = (Vec::with_capacity(others.len()), &bytes[body]);
+                // From the end: what is left is the job's own.
+                for (other, len) in others.into_iter().rev() {
+                    let at = rest.len().checked_sub(len as usize).ok_or(frame::FrameError::Head)?;
+                    blobs.push((other, rest[at..].to_vec()));
+                    rest = &rest[..at];
+                }
+                Incoming::Job { job, blob: rest.to_vec(), others: blobs }
+            }
             ToWorker::Cancel { job } => Incoming::Word { job, word: Word::Cancel },
             ToWorker::Export { job } => Incoming::Word { job, word: Word::Export },
             ToWorker::Adopted { job } => Incoming::Word { job, word: Word::Adopted },

@@ -10,6 +10,7 @@ mod accept;
 mod authenticate;
 mod failure;
 mod link;
+mod others;
 mod parts;
 mod rows;
 mod snapshot;
@@ -25,6 +26,7 @@ use crate::{compat, encode, guc};
 use accept::Refused;
 use failure::Failure;
 use link::{Incoming, Link, LinkError};
+use others::Other;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use rte_protocol::bridge::{Attach, FromWorker, JobId};
@@ -150,9 +152,9 @@ fn serve(link: &mut Link, mut until: Instant) -> (bool, End) {
     let mut worked = false;
     loop {
         match link.receive() {
-            Ok(Some(Incoming::Job { job, blob })) => {
+            Ok(Some(Incoming::Job { job, blob, others })) => {
                 wait::note_idle(false);
-                match work(link, job, &blob) {
+                match work(link, job, &blob, &others) {
                     Ok(()) => {}
                     // The gateway gives the job to a worker that is launched anew.
                     Err(LinkError::Outdated) => return (worked, End::Shutdown),
@@ -197,7 +199,7 @@ fn abort() {
 }
 
 /// Does a job and says how it ended.
-fn work(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), LinkError> {
+fn work(link: &mut Link, job: JobId, blob: &[u8], others: &[(JobId, Vec<u8>)]) -> Result<(), LinkError> {
     // A table that somebody holds locked must not hold the snapshot for longer than a slow client may.
     let stall = CString::new(guc::stall_timeout_ms().to_string()).unwrap_or_default();
     set(c"lock_timeout", &stall);
@@ -206,9 +208,11 @@ fn work(link: &mut Link, job: JobId, blob: &[u8]) -> Result<(), LinkError> {
     let conditioned = AtomicBool::new(false);
     let verifies = AtomicBool::new(false);
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| match accept::accept(job, blob) {
-        Ok((Job::Snapshot(work), _)) => {
+        Ok((Job::Snapshot(work), key)) => {
+            let same = |(job, blob): &(JobId, Vec<u8>)| Other::of(*job, accept::verified(*job, blob, &key)?, &work);
+            let others: Vec<Other> = others.iter().filter_map(same).collect();
             conditioned.store(work.tables.iter().any(|table| table.condition.is_some()), Ordering::Relaxed);
-            snapshot::run(link, job, &work)
+            snapshot::run(link, job, &work, &others)
         }
         Ok((Job::Verify(work), key)) => {
             verifies.store(true, Ordering::Relaxed);

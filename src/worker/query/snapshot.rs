@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::link::{Link, LinkError};
+use super::others::{self, Other};
 use super::parts::{Division, Task};
 use super::rows::{Receiver, Stop};
 use super::{Outcome, abort};
@@ -51,18 +52,18 @@ impl From<LinkError> for Interrupted {
 }
 
 /// Reads the job's tables and sends their rows. Postgres' errors are raised.
-pub(super) fn run(link: &mut Link, job: JobId, work: &SnapshotJob) -> Outcome {
+pub(super) fn run(link: &mut Link, job: JobId, work: &SnapshotJob, others: &[Other]) -> Outcome {
     if let Err(failure) = process::transaction(|_| check_role(work.identity.role())) {
         return Outcome::Failed(failure);
     }
     let sent = Cell::new(false);
     for _ in 0..AGAIN {
-        match read(link, job, work, &sent) {
+        match read(link, job, work, others, &sent) {
             Err(Interrupted::Stopped(Stop::Drifted)) if !sent.get() => abort(),
             read => return end(read),
         }
     }
-    end(read(link, job, work, &sent))
+    end(read(link, job, work, others, &sent))
 }
 
 fn end(read: Result<(), Interrupted>) -> Outcome {
@@ -123,13 +124,20 @@ pub(super) fn commit() {
     }
 }
 
-fn read(link: &mut Link, job: JobId, work: &SnapshotJob, sent: &Cell<bool>) -> Result<(), Interrupted> {
+fn read(
+    link: &mut Link,
+    job: JobId,
+    work: &SnapshotJob,
+    others: &[Other],
+    sent: &Cell<bool>,
+) -> Result<(), Interrupted> {
     begin(&work.tables)?;
     take();
     snapshot::flush_what_is_visible();
     // SAFETY: the transaction's snapshot, an MVCC one; during recovery no job is handed out.
     let taken = unsafe { snapshot::copy(pg_sys::GetActiveSnapshot()) };
-    link.send(&FromWorker::Begin { job, snapshot: taken.to_string() }, &[])?;
+    let others = others::admitted(others, work);
+    link.send(&FromWorker::Begin { job, snapshot: taken.to_string(), others }, &[])?;
     if let (Some(have), [table]) = (&work.have, &*work.tables) {
         return read_differing(link, work, table, have, sent);
     }

@@ -109,9 +109,27 @@ impl<F: Frame> Session<F> {
         if self.verify_job_ended(job, (code, message), out) {
             return;
         }
-        let Some(join) = self.joins.iter().find(|j| j.job == job) else { return };
-        let failed: Vec<u32> = join.members.iter().filter(|m| !m.done).filter_map(|m| m.sub).collect();
+        let ids = self.give_up_job(job);
+        if !ids.is_empty() {
+            let (session, message, hint) = (self.id, message.to_owned(), hint.map(ToOwned::to_owned));
+            out.push(Action::Feeder(ToFeeder::SnapshotFailed { session, ids, code, message, hint }));
+        }
+    }
+
+    /// The rows of a job come faster than this session takes them, and others wait for the same: it gets no more of them. What is
+    /// not done is read anew, for it alone.
+    pub fn left_behind(&mut self, job: JobId, out: &mut Vec<Action<F>>) {
+        let ids = self.give_up_job(job);
+        if !ids.is_empty() {
+            out.push(Action::Feeder(ToFeeder::LeftBehind { session: self.id, ids }));
+        }
+    }
+
+    /// The job is over: its subscriptions that are not done wait for another one.
+    fn give_up_job(&mut self, job: JobId) -> Vec<String> {
         let mut ids = Vec::new();
+        let Some(join) = self.joins.iter().find(|j| j.job == job) else { return ids };
+        let failed: Vec<u32> = join.members.iter().filter(|m| !m.done).filter_map(|m| m.sub).collect();
         for number in failed {
             // The job is over: leaving it must not cancel it.
             self.forget_member(job, number);
@@ -120,11 +138,8 @@ impl<F: Frame> Session<F> {
                 ids.push(bridge_id(number, &sub.id));
             }
         }
-        if !ids.is_empty() {
-            let (session, message, hint) = (self.id, message.to_owned(), hint.map(ToOwned::to_owned));
-            out.push(Action::Feeder(ToFeeder::SnapshotFailed { session, ids, code, message, hint }));
-        }
         self.joins.retain(|j| j.members.iter().any(|m| m.sub.is_some()));
+        ids
     }
 
     fn forget_member(&mut self, job: JobId, number: u32) {

@@ -128,19 +128,23 @@ fn handle(
         FromFeeder::Subscribed { session, id, shape, table, key, columns, resumed, partial, digest } => {
             to(session, SessionEvent::Subscribed { id, shape, table, key, columns, resumed, partial, digest });
         }
-        FromFeeder::Job { job, session, ids } => {
+        FromFeeder::Job { job, session, ids, shapes } => {
             // Before a worker can begin it.
             to(session, SessionEvent::Job { job, ids });
-            bridge.queue_job(database, Job { kind: Kind::Snapshot, feeder, id: job, session, blob: body });
+            bridge.queue_job(database, Job { kind: Kind::Snapshot, feeder, id: job, session, blob: body, shapes });
         }
         FromFeeder::Ask { job, session } => {
             // The session may have gone, and takes its question back then.
             to(session, SessionEvent::Ask { job });
-            bridge.queue_job(database, Job { kind: Kind::Ask, feeder, id: job, session, blob: body });
+            bridge
+                .queue_job(database, Job { kind: Kind::Ask, feeder, id: job, session, blob: body, shapes: Vec::new() });
         }
         FromFeeder::Verify { job, session, request } => {
             to(session, SessionEvent::Verify { job, request });
-            bridge.queue_job(database, Job { kind: Kind::Verify, feeder, id: job, session, blob: body });
+            bridge.queue_job(
+                database,
+                Job { kind: Kind::Verify, feeder, id: job, session, blob: body, shapes: Vec::new() },
+            );
         }
         FromFeeder::Export { job } => bridge.tell_runner(feeder, job, &ToWorker::Export { job }),
         FromFeeder::ExportAgain { job } => bridge.tell_runner(feeder, job, &ToWorker::Again { job }),

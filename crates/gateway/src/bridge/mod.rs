@@ -228,9 +228,13 @@ impl Bridge {
     fn assign(&self, database: u32) {
         loop {
             let assigned = self.jobs.borrow_mut().assign(database);
-            let Some((worker, job)) = assigned else { break };
+            let Some((worker, jobs)) = assigned else { break };
+            let Some((first, others)) = jobs.split_first() else { break };
             self.metrics.figures.jobs_total.fetch_add(1, Relaxed);
-            self.tell_worker(worker, &ToWorker::Job { job: job.id }, &job.blob);
+            let len = |job: &Job| u32::try_from(job.blob.len()).unwrap_or(u32::MAX);
+            let told = ToWorker::Job { job: first.id, others: others.iter().map(|job| (job.id, len(job))).collect() };
+            let blobs: Vec<&[u8]> = jobs.iter().map(|job| &job.blob[..]).collect();
+            self.tell_worker(worker, &told, &blobs.concat());
         }
         self.show_jobs();
         self.ask_for_worker(database);

@@ -127,6 +127,10 @@ impl Hub {
             SessionEvent::JobFailed { job, code, message, hint } => {
                 s.job_failed(job, code, &message, hint.as_deref(), out);
             }
+            SessionEvent::LeftBehind { job, flow } => {
+                s.left_behind(job, out);
+                state.queue.drop_paced(|frame| frame.is_of(&flow));
+            }
             SessionEvent::JobLost => self.close(conn, state, CloseCode::Restart),
             SessionEvent::Verify { job, request } => s.verify_job(job, request, out),
             SessionEvent::Verifying { job } => s.verifying(job),

@@ -343,7 +343,14 @@ impl Feeder {
 
     pub fn job(&mut self, job: u64, session: SessionId, ids: &[&str]) {
         let ids = ids.iter().map(ToString::to_string).collect();
-        send_frame(&mut self.stream, &FromFeeder::Job { job, session, ids }, b"blob");
+        send_frame(&mut self.stream, &FromFeeder::Job { job, session, ids, shapes: vec![] }, b"blob");
+    }
+
+    /// A job that is shared with others of the same shapes.
+    pub fn job_of(&mut self, job: u64, session: SessionId, ids: &[&str], shapes: &[ShapeId]) {
+        let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+        let message = FromFeeder::Job { job, session, ids, shapes: shapes.to_vec() };
+        send_frame(&mut self.stream, &message, format!("blob {job}").as_bytes());
     }
 
     pub fn changes(&mut self, shapes: &[(ShapeId, Value)]) {
@@ -400,7 +407,7 @@ impl Worker {
 
     pub fn take(&mut self) -> u64 {
         match read_frame(&mut self.stream).expect("a job") {
-            (ToWorker::Job { job }, blob) => {
+            (ToWorker::Job { job, .. }, blob) => {
                 assert_eq!(blob, b"blob");
                 job
             }
@@ -411,7 +418,7 @@ impl Worker {
     /// The next job and its blob.
     pub fn take_any(&mut self) -> (u64, Vec<u8>) {
         match read_frame(&mut self.stream).expect("a job") {
-            (ToWorker::Job { job }, blob) => (job, blob),
+            (ToWorker::Job { job, .. }, blob) => (job, blob),
             (other, _) => panic!("{other:?}"),
         }
     }
@@ -420,8 +427,30 @@ impl Worker {
         send_frame(&mut self.stream, &FromWorker::Answer { job }, answer);
     }
 
+    /// The next job, and the others that it is for.
+    pub fn take_shared(&mut self) -> (u64, Vec<u64>) {
+        match read_frame(&mut self.stream).expect("a job") {
+            (ToWorker::Job { job, others }, blobs) => {
+                let (mut all, mut rest) = (format!("blob {job}").into_bytes(), Vec::new());
+                for (other, len) in others {
+                    let blob = format!("blob {other}").into_bytes();
+                    assert_eq!(blob.len(), len as usize);
+                    all.extend(blob);
+                    rest.push(other);
+                }
+                assert_eq!(blobs, all);
+                (job, rest)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn begin_for(&mut self, job: u64, xmax: u64, others: &[u64]) {
+        self.send(&FromWorker::Begin { job, snapshot: format!("{xmax}:{xmax}:"), others: others.to_vec() });
+    }
+
     pub fn begin(&mut self, job: u64, xmax: u64) {
-        self.send(&FromWorker::Begin { job, snapshot: format!("{xmax}:{xmax}:") });
+        self.send(&FromWorker::Begin { job, snapshot: format!("{xmax}:{xmax}:"), others: vec![] });
     }
 
     pub fn rows(&mut self, job: u64, index: u32, rows: &Value, done: bool) {

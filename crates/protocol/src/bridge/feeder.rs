@@ -47,6 +47,9 @@ pub enum ToFeeder {
     /// The snapshot of these subscriptions could not be read. Each is answered by `Resync`, `Subscribed` and another
     /// `Job` where it is worth another try (the table was redefined meanwhile), else by `Ended`.
     SnapshotFailed { session: SessionId, ids: Vec<String>, code: ErrorCode, message: String, hint: Option<String> },
+    /// The session could not keep up with others for whom the same snapshot was read. Each of these subscriptions is answered by
+    /// `Resync`, `Subscribed` and another `Job` that is not shared.
+    LeftBehind { session: SessionId, ids: Vec<String> },
     /// A client's `verify`, of a subscription that is live. Answered by `Verify` or `VerifyFailed` with the same `request`,
     /// which counts the session's requests.
     Verify { session: SessionId, request: u32, id: String, parts: u32, columns: Option<Vec<String>>, want: Vec<u32> },
@@ -108,9 +111,10 @@ pub enum FromFeeder {
     /// What resumed sessions have missed: the body is `changes` frames, their lengths in `frames`,
     /// closed by a `commit` with `cursor` and `time`. May come in parts; only the last has `last`.
     CatchUp { sessions: Vec<SessionId>, frames: Vec<u32>, cursor: String, time: String, last: bool },
-    /// A snapshot to be read for one session: the body is opaque to the gateway, which hands it to a
-    /// query worker of this database. `ids` are the subscriptions in it.
-    Job { job: JobId, session: SessionId, ids: Vec<String> },
+    /// A snapshot to be read for a session: the body is opaque to the gateway, which hands it to a
+    /// query worker of this database. `ids` are the subscriptions in it, `shapes` what they read: jobs of equal shapes that wait at the
+    /// same time may be read at once. None: it is read for this session alone.
+    Job { job: JobId, session: SessionId, ids: Vec<String>, shapes: Vec<ShapeId> },
     /// A verification for a query worker: the body is opaque to the gateway.
     Verify { job: JobId, session: SessionId, request: u32 },
     /// The worker of a verification is to export its snapshot now.

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "t", rename_all = "snake_case")]
 pub enum ToWorker {
-    /// The body is the feeder's blob, whose authenticity the worker checks.
-    Job { job: JobId },
+    /// The body is the feeder's blob, whose authenticity the worker checks; then those of `others`, jobs of other sessions that wait
+    /// for the same rows, each with the bytes of its blob.
+    Job { job: JobId, others: Vec<(JobId, u32)> },
     /// Nobody waits for the job any more.
     Cancel { job: JobId },
     /// The worker is to take and export the snapshot of a verification now.
@@ -25,8 +26,9 @@ pub enum ToWorker {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "t", rename_all = "snake_case")]
 pub enum FromWorker {
-    /// The snapshot of all of the job's shapes is taken, and what it sees is flushed.
-    Begin { job: JobId, snapshot: String },
+    /// The snapshot of all of the job's shapes is taken, and what it sees is flushed. What follows is for these other jobs too, whose
+    /// sessions may see the same; the rest of them are to be read another time.
+    Begin { job: JobId, snapshot: String, others: Vec<JobId> },
     /// Rows of the job's subscription number `index` (as in `ids` of the feeder's `Job`): the body is a
     /// JSON array of arrays. Each subscription ends with exactly one `done`. Of a verification they are the rows of the
     /// wanted parts, with `index` 0. Of a partial snapshot the first says which `parts` they are of.
