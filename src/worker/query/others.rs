@@ -72,15 +72,8 @@ fn paths(identity: &Identity, tables: &[Reading]) -> Option<Vec<Path>> {
 
 /// Whether an identity may read the columns of all tables.
 fn may_read(identity: &Identity, tables: &[Reading]) -> bool {
-    let reads = || {
-        Scratch::new().with(|| {
-            attempt(|| {
-                // Names are looked up as the role: it has to have USAGE of the schemas.
-                let is_there =
-                    |table: &Reading| table.prepare_as(identity).is_ok() && table.is_granted(identity.role());
-                check_role(identity.role()).is_ok() && tables.iter().all(is_there)
-            })
-        })
-    };
-    reads().unwrap_or(false)
+    // Names are looked up as the role: it has to have USAGE of the schemas.
+    let is_there = |table: &Reading| table.prepare_as(identity).is_ok() && table.is_granted(identity.role());
+    let may = || check_role(identity.role()).is_ok() && tables.iter().all(is_there);
+    Scratch::new().with(|| attempt(may).unwrap_or(false))
 }
