@@ -368,3 +368,25 @@ fn a_start_of_the_server_is_on_record_before_anything_is_captured_after_it() {
         assert_eq!(sql.number(&recorded), 1, "after {how:?}");
     }
 }
+
+/// Time that a process has spent on a processor, in hundredths of a second.
+fn spent(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    [fields[11], fields[12]].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
+#[test]
+fn a_feeder_with_nothing_to_decode_rests() {
+    let cluster = Cluster::builder().captures_wal(true).conf("rte.heartbeat_interval", "2s").ready();
+    let mut sql = cluster.sql();
+    sql.table("t", TABLE);
+    let mut client = cluster.subscriber("c", &["t"]);
+    follows(&mut sql, &mut client, "INSERT INTO t VALUES (1)");
+    wait_for_log(&mut sql, "the change in the log", "op = 'I'");
+    let feeder = cluster.worker("feeder");
+    let (before, commits) = (spent(feeder), client.copy.counts.commits);
+    client.wait_for("heartbeats", |c| c.copy.counts.commits >= commits + 4);
+    // Four seconds.
+    assert!(spent(feeder) - before < 100, "{} hundredths of a second", spent(feeder) - before);
+}

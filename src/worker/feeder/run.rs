@@ -1,6 +1,7 @@
 //! The loop of a feeder: what it does in which order, and how long it sleeps. Main thread of its own process.
 
 use super::tick::After;
+use super::wal::Wal;
 use super::{Feeder, roles};
 use crate::worker::process;
 use crate::{guc, shmem};
@@ -96,13 +97,15 @@ impl Feeder {
         if let Some(left) = self.until_expiry() {
             until = until.min(now + left);
         }
-        if let Some(wal) = &self.wal {
-            until = until.min(wal.next());
-        }
         if self.link.is_none() {
             until = until.min(self.retry_at);
         }
-        let others = [self.hiring.next(), self.landlord.as_ref().map(|l| l.next()), self.leave_at()];
+        let others = [
+            self.wal.as_ref().and_then(Wal::next),
+            self.hiring.next(),
+            self.landlord.as_ref().map(|l| l.next()),
+            self.leave_at(),
+        ];
         until = others.into_iter().flatten().fold(until, Instant::min);
         if self.verifications.has_ready() {
             until = until.min(self.tick_at);

@@ -151,9 +151,9 @@ impl Wal {
         self.decoded.iter().filter(|d| d.seen).flat_map(|d| &d.transaction.changes)
     }
 
-    /// When something is to be appended, or the slot to be told.
-    pub(super) fn next(&self) -> Instant {
-        self.since.unwrap_or(self.told_at) + AGE
+    /// When something is to be appended. The slot is told with other work, at the latest when the feeder looks by itself.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.since.map(|since| since + AGE)
     }
 
     fn is_due(&self, now: Instant) -> bool {
