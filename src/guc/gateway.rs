@@ -33,7 +33,7 @@ pub fn gateway_config(bridge_path: String) -> GatewayConfig {
         max_frame_bytes: get(&MAX_FRAME_SIZE) << 10,
         client_queue_bytes: get(&CLIENT_QUEUE_SIZE) << 10,
         compression_level: get(&COMPRESSION_LEVEL) as u32,
-        compression_min_bytes: get(&COMPRESSION_MIN_SIZE) as u32,
+        compression_min_bytes: (get(&COMPRESSION_MIN_SIZE) << 10) as u32,
         allowed_origins: get_list(&ALLOWED_ORIGINS),
         max_handshakes_per_second: get(&MAX_HANDSHAKES_PER_SECOND) as u32,
         max_messages_per_second: get(&MAX_MESSAGES_PER_SECOND) as u32,

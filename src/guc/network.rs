@@ -27,7 +27,7 @@ pub(super) static CLIENT_QUEUE_SIZE: Int = GucSetting::<i32>::new(16 * 1024);
 // The fastest makes a third of a large message at 330 MB/s of one core; the others win little and cost much more.
 pub(super) static COMPRESSION_LEVEL: Int = GucSetting::<i32>::new(1);
 // What fits a packet arrives no sooner for being smaller.
-pub(super) static COMPRESSION_MIN_SIZE: Int = GucSetting::<i32>::new(1024);
+pub(super) static COMPRESSION_MIN_SIZE: Int = GucSetting::<i32>::new(1);
 // With ten times as many at once, so that all clients of a full server behind one proxy may come back together. One costs
 // the gateway about 0.1 ms: an address may take a fifth of a core.
 pub(super) static MAX_HANDSHAKES_PER_SECOND: Int = GucSetting::<i32>::new(2000);
@@ -131,9 +131,9 @@ pub(super) fn register() {
         c"Size from which messages are compressed.",
         &COMPRESSION_MIN_SIZE,
         0,
-        1 << 30,
+        1 << 20,
         Sighup,
-        GucFlags::UNIT_BYTE,
+        kb,
     );
     int(
         c"rte.max_handshakes_per_second",
