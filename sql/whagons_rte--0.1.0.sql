@@ -455,9 +455,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rte._switch_table(oid, "char", boolean) IS 'Has a table captured by triggers (d) or from the WAL (w)';
 
--- All that was captured from the WAL is in the log, or never will be.
+-- All that was captured from the WAL of tables that were switched to triggers is in the log, or never will be.
 CREATE FUNCTION rte._settle_tables(lost boolean) RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    DELETE FROM rte.wal_position;
+    DELETE FROM rte.wal_position WHERE lost OR NOT EXISTS (SELECT FROM rte.registered_table t WHERE t.capture = 'w');
     WITH settled AS (
         UPDATE rte.registered_table t SET capture = 't' WHERE t.capture = 'd' RETURNING t.relation
     )
@@ -1126,11 +1126,23 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     target oid;
 BEGIN
-    FOR target IN SELECT t.relation FROM rte.registered_table t WHERE t.capture = 'w' ORDER BY 1 LOOP
-        -- Triggers are dropped with the extension, which locks more.
-        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', target::regclass);
-        UPDATE rte.registered_table t SET capture = 'd' WHERE t.relation = target;
+    -- All that will be locked, at once or not at all: writers and the feeder have some of it and want more, in an order of their own.
+    FOR attempt IN 1..250 LOOP
+        BEGIN
+            FOR target IN
+                SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'rte'::regnamespace AND c.relkind = 'r'
+                UNION
+                SELECT m FROM (SELECT t.relation FROM rte.registered_table t UNION SELECT p.relation FROM rte.policy_table p) AS t
+                CROSS JOIN LATERAL rte._members(t.relation) AS m JOIN pg_class c ON c.oid = m
+            LOOP
+                EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE NOWAIT', target::regclass);
+            END LOOP;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(0.02);
+        END;
     END LOOP;
+    UPDATE rte.registered_table t SET capture = 'd' WHERE t.capture = 'w';
     PERFORM rte._restore_identities();
 END $$;
 COMMENT ON FUNCTION rte._before_drop() IS 'Leaves tables as they were before, because the extension is about to be dropped';

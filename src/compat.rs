@@ -502,3 +502,20 @@ pub unsafe fn range(oid: Oid) -> Option<Range> {
         Some(found)
     }
 }
+
+/// Whether a role may drop a database.
+///
+/// # Safety
+/// Main thread, in a transaction.
+pub unsafe fn owns_database(database: Oid, role: Oid) -> bool {
+    #[cfg(feature = "pg15")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::pg_database_ownercheck(database, role)
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: likewise.
+    unsafe {
+        pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role)
+    }
+}

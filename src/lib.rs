@@ -9,6 +9,7 @@ mod attempt;
 mod capture;
 mod changelog;
 mod compat;
+mod drop_database;
 mod encode;
 mod guc;
 mod job;
@@ -39,6 +40,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::register();
     capture::register_callbacks();
     tenants::register_callback();
+    drop_database::register_hook();
     // SAFETY: plain read of a flag of the postmaster's.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         shmem::request();

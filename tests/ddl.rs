@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rte_testkit::{Client, Cluster, Sql, State, assert_equal, rounds, wait_until};
+use rte_testkit::{Client, Cluster, Sql, State, assert_equal, captures_wal, rounds, wait_until};
 
 fn start() -> (Cluster, Sql, Client) {
     let cluster = Cluster::ready();
@@ -174,6 +174,11 @@ fn dropping_the_extension_cleans_up() {
 fn a_disabled_trigger_is_not_taken_for_silence() {
     let (_cluster, mut sql, mut client) = start();
     sql.run("ALTER TABLE t DISABLE TRIGGER ALL; UPDATE t SET n = -1");
+    if captures_wal() {
+        // It was disabled before, and the WAL is not silent.
+        assert_equal(&mut sql, &mut client);
+        return;
+    }
     client.wait_for("the end of a subscription that cannot be followed", |c| c.sub("t").state == State::Ended);
     client.wait_error("CAPTURE_DISABLED");
     assert_eq!(sql.text("SELECT captured FROM rte.tables WHERE table_name = 't'"), "f");
@@ -212,7 +217,9 @@ fn dump_and_restore_keep_registrations() {
     let restore = cluster.psql("copy", &["-v", "ON_ERROR_STOP=1", "-o", "/dev/null"], &script);
     assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
     let mut copy = cluster.sql_in("copy");
-    let tables = "SELECT relation::regclass::text || ' ' || columns::text || captured FROM rte.tables ORDER BY 1";
+    // Without a slot, the WAL does not capture until a feeder sees to that.
+    let tables = "SELECT relation::regclass::text || ' ' || columns::text || (captured OR capture = 'wal')
+                  FROM rte.tables ORDER BY 1";
     assert_eq!(copy.texts(tables), sql.texts(tables));
     copy.run("UPDATE t SET n = 77; INSERT INTO \"Odd name\" VALUES (1, 2, 3)");
     cluster.conf("rte.landlord_database", "copy");
@@ -227,6 +234,8 @@ fn dump_and_restore_keep_registrations() {
     assert!(client.copy.counts.refused_resumes > 0);
     copy.run("UPDATE t SET n = 78");
     assert_equal(&mut copy, &mut client);
+    copy.wait_captured();
+    assert_eq!(copy.text("SELECT bool_and(captured) FROM rte.tables"), "t");
 }
 
 #[test]

@@ -28,6 +28,10 @@ BORDERS = {
     "rte-core": ["pgrx", "tokio"],
     "rte-gateway": ["pgrx"],
 }
+# Tests of what both ways of capture must do alike; they run once by triggers, with all others, and once from the WAL.
+IN_BOTH_MODES = ["capture", "cut", "oracle", "tpcb", "durability", "ddl", "away", "kills", "log_bounds", "lifecycle", "tenants"]
+# The version between the oldest and the newest brings the fewest surprises.
+FEWER = {16: ["capture", "cut", "oracle", "durability"]}
 # A run that hangs would otherwise use up the whole CI time without a word.
 TEST_LIMIT_S = int(os.environ.get("RTE_TEST_LIMIT_S", 40 * 60))
 
@@ -206,6 +210,11 @@ def on_postgres(report, version, browser):
         command = ["test", "-p", "rte-bench", "--features", "postgres", "--test", "smoke"]
         return report.cargo(*command, RTE_PG_BIN=home(version))
 
+    def from_the_wal():
+        names = [part for name in FEWER.get(version, IN_BOTH_MODES) for part in ("--test", name)]
+        command = ["test", "-p", "rte-tests", *names, "--no-fail-fast"]
+        return report.cargo(*command, RTE_PG_BIN=home(version), RTE_CAPTURE="wal")
+
     def in_browser():
         client_packages()
         command = ["test", "-p", "rte-tests", "--features", "browser", "--test", "browser", "--no-fail-fast"]
@@ -215,6 +224,7 @@ def on_postgres(report, version, browser):
     with locked(f"use-{version}"):
         if report.step(f"the extension on Postgres {version}: build and install", build_and_install):
             report.step(f"tests on Postgres {version}", tests)
+            report.step(f"tests on Postgres {version}, captured from the WAL", from_the_wal)
             if browser:
                 report.step(f"the benchmarks' runner on Postgres {version}", benchmarks)
                 report.step(f"the client in a browser, on Postgres {version}", in_browser)

@@ -184,7 +184,7 @@ impl Registry {
             return Err(Refusal::new(
                 ErrorCode::CaptureDisabled,
                 "the changes of the table are not captured",
-                "Register the table again with rte.register_table().",
+                "Register the table again with rte.register_table(), unless the log says that its slot was lost: then wait.",
             ));
         }
         if let Some(name) = wanted.unwrap_or_default().iter().find(|n| !granted.iter().any(|c| c.name == **n)) {

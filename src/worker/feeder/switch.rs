@@ -23,8 +23,9 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Between looks, where nothing asks for one sooner, and while something is on its way.
+/// Between looks, where nothing asks for one sooner, while the slot lags, and while something is on its way.
 const LOOK: Duration = Duration::from_secs(1);
+const LOOK_AT_LAG: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_millis(20);
 /// Wait for the lock of a table; writers that come meanwhile wait behind us.
 const LOCK: Duration = Duration::from_millis(100);
@@ -185,7 +186,8 @@ impl Feeder {
     pub(super) fn tend_capture(&mut self, now: Instant) {
         let lost = self.wal_lost.take();
         let redefined = self.slot.get().redefined.swap(false, Ordering::AcqRel);
-        if lost.is_none() && !redefined && now < self.switch.at {
+        let made = self.switch.maker.as_ref().is_some_and(|maker| !runs(maker));
+        if lost.is_none() && !redefined && !made && now < self.switch.at {
             return;
         }
         self.switch.at = now + LOOK;
@@ -287,6 +289,9 @@ impl Feeder {
                 self.lose(&why, AFTER_LAG, seen, now);
             }
             Some(found) => {
+                if found.lag > most / 8 {
+                    self.switch.at = now + LOOK_AT_LAG;
+                }
                 if !self.switch.retreats && found.lag > most / 4 * 3 {
                     self.switch.retreats = true;
                     self.switch.back_off(AFTER_LAG, now);
@@ -300,8 +305,8 @@ impl Feeder {
                 if found.lag > most / 8 && found.position > self.switch.noted + SNAPSHOT_EVERY {
                     self.switch.noted = found.position;
                     // Without it, the slot could let go of WAL only as often as the server's own are, every 15 seconds.
-                    // SAFETY: writes a record of the transactions that run.
-                    unsafe { pg_sys::LogStandbySnapshot() };
+                    // SAFETY: writes a record of the transactions that run, and has it on disk, where it can be decoded.
+                    unsafe { pg_sys::XLogFlush(pg_sys::LogStandbySnapshot()) };
                 }
             }
         }
@@ -344,12 +349,15 @@ impl Feeder {
             );
             self.switch.say(PgLogLevel::WARNING, what, "");
             process::transaction(|_| settle_tables(true));
+            for table in seen.tables.iter().filter(|t| t.mode == b'w') {
+                self.switch_table(table.oid, b'd', true, now);
+            }
             // What is not had at once is told to nobody.
-            self.stale.extend(seen.tables.iter().filter(|t| t.mode == b'w').map(|t| t.oid));
+            self.stale.extend(self.switch.postponed.keys());
         }
         self.switch.postponed.retain(|oid, _| seen.tables.iter().any(|t| t.oid == *oid && t.mode == b'w'));
-        for table in seen.tables.iter().filter(|t| t.mode == b'w') {
-            if !self.switch_table(table.oid, b'd', true, now) {
+        for oid in self.switch.postponed.keys().copied().collect::<Vec<_>>() {
+            if !self.switch_table(oid, b'd', true, now) {
                 break;
             }
         }
@@ -368,7 +376,7 @@ impl Feeder {
             _ => None,
         };
         self.switch.postponed.retain(|oid, _| seen.tables.iter().any(|t| t.oid == *oid && to(t).is_some()));
-        let (mut all, left) = (true, seen.any(b"wd"));
+        let mut all = true;
         for table in &seen.tables {
             let Some(mode) = to(table) else { continue };
             all = self.switch_table(table.oid, mode, false, now);
@@ -379,23 +387,35 @@ impl Feeder {
         if !self.switch.postponed.is_empty() || !all {
             let first = self.switch.postponed.values().map(|(at, _)| *at).min();
             self.switch.at = self.switch.at.min(first.unwrap_or(now + SOON).max(now + SOON));
-            return;
         }
-        if wanted {
+        if !wanted {
+            self.settle(seen, &to, now);
+        }
+    }
+
+    /// What was captured from the WAL of tables that triggers capture now comes into the log; after the last table the slot goes.
+    fn settle(&mut self, seen: &Seen, to: &dyn Fn(&Table) -> Option<u8>, now: Instant) {
+        let (switched, left) = (seen.any(b"d"), seen.tables.iter().any(|t| to(t).is_some()));
+        if left && !switched {
             return;
         }
         self.switch.at = self.switch.at.min(now + SOON);
         // A tick that has seen the last switch has seen all that was captured from the WAL before.
         let (at, xid) = self.switch.switched;
-        if left && (self.ticked_at <= at || !self.last.sees(xid)) {
+        if switched && (self.ticked_at <= at || !self.last.sees(xid)) {
             return;
         }
-        if left {
-            self.settle_wal();
+        self.settle_wal();
+        if !self.wal.as_ref().is_some_and(Wal::is_settled) {
+            return;
         }
-        let Some(wal) = self.wal.take_if(|wal| wal.is_settled()) else { return };
         process::transaction(|_| settle_tables(false));
-        wal.close(true);
+        if left {
+            return;
+        }
+        if let Some(wal) = self.wal.take() {
+            wal.close(true);
+        }
         self.switch.retreats = false;
         self.registry.invalidate();
         let what = format!("changes of database \"{}\" are captured by triggers", self.name);
@@ -521,8 +541,11 @@ fn try_switch(table: Oid, mode: u8, lost: bool, wait: Duration) -> Outcome {
     }
 }
 
-/// Drops a slot, if there is one.
-pub fn drop_slot(name: &str) -> Result<(), String> {
+/// Drops a slot, if there is one, which is not the one that this process reads.
+pub(super) fn drop_slot(name: &str) -> Result<(), String> {
+    // To drop one is to acquire it, and a process has one at most: that which it reads is laid aside.
+    // SAFETY: a pointer of this process' own; the slot stays this process' by its `active_pid`, and nothing in between looks for it.
+    let own = unsafe { (&raw mut pg_sys::MyReplicationSlot).replace(std::ptr::null_mut()) };
     let dropped = attempt(|| {
         Spi::run_with_args(
             "SELECT pg_catalog.pg_drop_replication_slot(s.slot_name) FROM pg_catalog.pg_replication_slots s
@@ -530,6 +553,13 @@ pub fn drop_slot(name: &str) -> Result<(), String> {
             &[DatumWithOid::from(name)],
         )
     });
+    // SAFETY: likewise; one that an error has left acquired is given back first.
+    unsafe {
+        if !pg_sys::MyReplicationSlot.is_null() {
+            pg_sys::ReplicationSlotRelease();
+        }
+        pg_sys::MyReplicationSlot = own;
+    }
     dropped.map_err(|(_, why)| why)
 }
 
