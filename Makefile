@@ -42,7 +42,7 @@ bench:
 	@exec $(PYTHON) tools/toolchain.py on $(or $(firstword $(PG)),18) cargo run --release -p rte-bench -- $(ARGS)
 
 bench-report:
-	@exec cargo run --release -q -p rte-bench -- report $(ARGS)
+	@exec $(PYTHON) tools/toolchain.py cargo run --release -q -p rte-bench -- report $(ARGS)
 
 clean:
 	rm -rf target

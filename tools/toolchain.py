@@ -487,8 +487,13 @@ def main():
     on = commands.add_parser("on", help="install into a private Postgres, then run a command with its RTE_PG_BIN")
     on.add_argument("version", type=int)
     on.add_argument("rest", nargs=argparse.REMAINDER)
+    cargo = commands.add_parser("cargo", help="run cargo where everything is built")
+    cargo.add_argument("rest", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    if arguments.command == "home":
+    if arguments.command == "cargo":
+        os.chdir(ROOT)
+        os.execvpe("cargo", ["cargo", *arguments.rest], cargo_environment())
+    elif arguments.command == "home":
         print(home(arguments.version))
     elif arguments.command == "build":
         print(build(find_pg_config(arguments.pg_config)))

@@ -9,6 +9,8 @@ use crate::say;
 
 /// When a change has not come in time.
 const P99_MS: f64 = 1000.0;
+/// How long the last changes of a step are waited for: those that take longer are late.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// How much of the rate that was asked for the writers have to reach for the rate to count as tried.
 const REACHED: f64 = 0.9;
 /// Steps up or down before a search is given up.
@@ -113,7 +115,7 @@ impl Ramp<'_> {
         let (before, bytes, cpu) = (crowd.count(), crowd.bytes(), self.contestant.cpu_seconds());
         let start = Instant::now();
         let written = load.at(rate).run(&self.contestant.cluster, seconds);
-        let (mut wanted, patience) = (written.changes * self.deliveries_per_change, Duration::from_secs(8));
+        let (mut wanted, patience) = (written.changes * self.deliveries_per_change, PATIENCE);
         let all = if self.contestant.merges() {
             let quiet = crowd.wait_quiet(patience);
             // Only what came counts.

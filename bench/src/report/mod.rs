@@ -39,7 +39,7 @@ pub fn write(files: &[PathBuf]) -> Result<(), String> {
     let mut runs = files.iter().map(|file| Run::read(file)).collect::<Result<Vec<_>, _>>()?;
     runs.sort_by_key(|run| run.started);
     if runs.is_empty() {
-        return Err("there are no results; `make bench ARGS=--publish` makes some".into());
+        return Err("there are no results in bench/results; `make bench ARGS=--publish` makes some".into());
     }
     let all = plan::load();
     let parts = parts(&runs, &all);
@@ -78,6 +78,7 @@ fn parts<'a>(runs: &'a [Run], all: &'a [Scenario]) -> Vec<Part<'a>> {
 fn published() -> Result<Vec<PathBuf>, String> {
     let directory = bench_dir().join("results");
     let json = |path: &Path| path.extension().is_some_and(|e| e == "json");
-    let files = fs::read_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+    // It comes into being with the first results.
+    let files = fs::read_dir(&directory).into_iter().flatten();
     Ok(files.flatten().map(|file| file.path()).filter(|path| json(path)).collect())
 }
