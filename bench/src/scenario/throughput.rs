@@ -51,8 +51,13 @@ pub fn run(sizes: &Sizes, found: &mut Found) -> Result<(), String> {
                     continue;
                 }
                 rig::settle(&contestant.cluster, &["feed"]);
-                let load = Load::rows("feed", ROWS, rows_per_commit, sizes.writers, 1.0);
                 let light = Load::rows("feed", ROWS, 1, 1, 1.0);
+                // At the rates of one that merges, a step would hold no commit of many rows.
+                let load = if contestant.merges() {
+                    light.clone()
+                } else {
+                    Load::rows("feed", ROWS, rows_per_commit, sizes.writers, 1.0)
+                };
                 let mut ramp = Ramp {
                     contestant,
                     endpoint: contestant.endpoint(),
