@@ -1,9 +1,11 @@
 //! Many clients that come at once: a few readings serve them all, each sees what it may, and writers go on.
 
-use rte_testkit::{Client, Cluster, Crowd, Row, Signal, Sql, State, Watch};
-use rte_testkit::{kill, token_of, unix_now, wait_until, within};
+use rte_testkit::{Client, Cluster, Crowd, Pace, Pgbench, Row, Signal, Sql, State, Step, Tellers, Watch};
+use rte_testkit::{kill, patience, token_of, unix_now, wait_until, within};
 use serde_json::json;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Watches nothing.
 struct Calm;
@@ -155,5 +157,83 @@ fn who_lost_a_right_before_the_reading_gets_nothing_of_it_whoever_else_waits() {
         assert_eq!(loser.copy.counts.snapshot_rows, 0, "{:?}", loser.copy.counts);
         assert!(loser.copy.subscriptions.get("t").is_none_or(|s| s.rows.is_empty()));
         assert_eq!(people[other].sub("t").rows.len(), 2);
+    }
+}
+
+/// Follows a part of the accounts until it is told to stop; counts itself whenever it is live again.
+fn follow(mut client: Client, live: &AtomicU64, stop: &AtomicBool) -> Client {
+    client.come_back();
+    client.carry_on("live", |c| c.copy.all_live());
+    live.fetch_add(1, Ordering::SeqCst);
+    while !stop.load(Ordering::SeqCst) {
+        if let Step::Closed(_) = client.step(Duration::from_millis(50)) {
+            client.come_back();
+            client.carry_on("live again", |c| c.copy.all_live());
+            live.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    client
+}
+
+/// Kills the gateway while writers press and all clients are there; `RTE_HERD` is how many, for a measurement.
+#[test]
+fn all_are_back_without_loss_after_the_gateway_was_killed_under_load() {
+    let count: u64 = std::env::var("RTE_HERD").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let cluster = Cluster::builder().conf("rte.max_connections_per_address", "100000").ready();
+    Pgbench::prepare(&cluster);
+    let mut sql = cluster.sql();
+    let (live, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    let shapes = [1, 2_001, 4_001, 6_001, 8_001];
+    let clients: Vec<_> = (0..count)
+        .map(|n| {
+            let mut client = Client::new(cluster.rte_port, &format!("client {n}"));
+            client.copy.ask("kit_barrier", "kit_barrier", None);
+            client.copy.ask("part", "pgbench_accounts", None);
+            let from = shapes[n as usize % shapes.len()];
+            let condition = (format!("aid BETWEEN {from} AND {}", from + 1_999), Vec::new());
+            client.copy.subscriptions.get_mut("part").expect("asked for").condition = Some(condition);
+            let (live, stop) = (Arc::clone(&live), Arc::clone(&stop));
+            std::thread::spawn(move || follow(client, &live, &stop))
+        })
+        .collect();
+    let within_patience = |what: &str, goal: u64| {
+        let came = within(patience() * 4, || (live.load(Ordering::SeqCst) >= goal).then_some(()));
+        assert!(came.is_some(), "{what}: {} of {goal}", live.load(Ordering::SeqCst));
+    };
+    let began = Instant::now();
+    within_patience("all live", count);
+    println!("{count} clients of 5 shapes of 2,000 rows live in {:?}", began.elapsed());
+    let tellers = Tellers::among(&cluster, 4, 1, Pace { accounts: 10_000, pause: Duration::ZERO });
+    tellers.wait_done(200);
+    let (before, began) = (tellers.done(), Instant::now());
+    tellers.wait_done(1_000);
+    let calm = (tellers.done() - before) as f64 / began.elapsed().as_secs_f64();
+    let (before, began) = (tellers.done(), Instant::now());
+    kill(cluster.worker("gateway"), Signal::KILL);
+    within_patience("all live again", 2 * count);
+    let took = began.elapsed();
+    let storm = (tellers.done() - before) as f64 / took.as_secs_f64();
+    println!("all back in {took:?}; writers: {calm:.0} a second before, {storm:.0} meanwhile");
+    assert_eq!(tellers.failed(), 0, "writers do not notice");
+    tellers.stop();
+    let mark = sql.barrier();
+    stop.store(true, Ordering::SeqCst);
+    for (n, client) in clients.into_iter().enumerate() {
+        let mut client = client.join().expect("a client");
+        if n < 10 || count <= 100 {
+            client.carry_on("the barrier", |c| c.at_barrier(mark));
+            let from = shapes[n % shapes.len()];
+            let sums = format!(
+                "SELECT coalesce(sum(abalance), 0)::bigint FROM pgbench_accounts WHERE aid BETWEEN {from} AND {}",
+                from + 1_999
+            );
+            let part = client.sub("part");
+            let at = part.at("abalance");
+            let held: i64 = part.rows.values().map(|row| row[at].parse::<i64>().expect("a number")).sum();
+            assert_eq!((part.rows.len(), held), (2_000, sql.number(&sums)), "{}", client.options.name);
+        }
+        assert!(client.errors.is_empty(), "{:?}", client.errors);
+        assert_eq!(client.copy.counts.resyncs.len(), 0, "{:?}", client.copy.counts);
+        assert!(client.copy.counts.resumed >= 2, "{:?}", client.copy.counts);
     }
 }
