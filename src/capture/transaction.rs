@@ -107,7 +107,11 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
     };
     match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => note_xid(),
-        XACT_EVENT_COMMIT => wake_decoder(),
+        XACT_EVENT_COMMIT => {
+            // One that got its id last of all.
+            note_xid();
+            wake_decoder();
+        }
         _ => {}
     }
     CURRENT.with_borrow_mut(|t| {
@@ -154,11 +158,12 @@ fn note_xid() {
 
 /// Where the WAL is decoded, any commit may have changed a table. The feeder's own wakes it for its markers only.
 fn wake_decoder() {
-    if let Some(slot) = shmem::own_database_if_any()
+    // SAFETY: a plain read.
+    let changed = unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId;
+    if changed
+        && let Some(slot) = shmem::own_database_if_any()
         && slot.get().wal.load(std::sync::atomic::Ordering::Relaxed)
         && !slot.is_fed_by_this_process()
-        // SAFETY: a plain read.
-        && unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId
     {
         slot.wake();
     }

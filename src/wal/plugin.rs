@@ -9,11 +9,11 @@ use super::PLUGIN;
 use super::image::{self, Made};
 use crate::changelog::Op;
 use crate::changelog::reader::Change;
-use crate::compat;
 use crate::scratch::Scratch;
-use crate::snapshot;
+use crate::{compat, guc, snapshot};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
+use rte_core::gathered::{Gathered, Kept};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ffi::{CString, c_int};
@@ -39,9 +39,9 @@ pub struct Transaction {
 #[derive(Default)]
 struct Collector {
     roots: Roots,
-    /// Of the transaction that is being decoded.
-    changes: Vec<Change>,
-    bytes: usize,
+    /// Of the transaction that is being decoded, bounded as a tick is; and how many there were.
+    changes: Option<Gathered<Change>>,
+    count: u32,
     unfreed: usize,
     /// What was decoded and not taken yet, in the order of commits.
     done: Vec<Transaction>,
@@ -146,10 +146,7 @@ unsafe extern "C-unwind" fn on_begin(
     _context: *mut pg_sys::LogicalDecodingContext,
     _transaction: *mut pg_sys::ReorderBufferTXN,
 ) {
-    COLLECTOR.with_borrow_mut(|c| {
-        c.changes.clear();
-        c.bytes = 0;
-    });
+    COLLECTOR.with_borrow_mut(|c| (c.changes, c.count) = (None, 0));
 }
 
 #[pgrx::pg_guard]
@@ -212,20 +209,20 @@ unsafe extern "C-unwind" fn on_commit(
     commit: pg_sys::XLogRecPtr,
 ) {
     COLLECTOR.with_borrow_mut(|c| {
-        if c.changes.is_empty() {
-            return;
-        }
+        let Some(gathered) = c.changes.take() else { return };
         // SAFETY: the transaction that is being decoded, which has committed.
         let (xid, end, at) = unsafe {
             let transaction = &*transaction;
             (transaction.xid, transaction.end_lsn, transaction.xact_time.commit_time)
         };
         let xid = snapshot::full_xid(xid, c.next_xid);
-        let mut changes = std::mem::take(&mut c.changes);
+        let Kept { mut changes, given_up, .. } = gathered.finish();
+        // Who holds a copy of these reads it anew.
+        changes.extend(given_up.into_iter().map(|(table, _)| Change::marker(xid, Oid::from(table), Op::Bulk)));
         for change in &mut changes {
             (change.xid, change.lsn) = (xid, commit);
         }
-        let bytes = std::mem::take(&mut c.bytes);
+        let bytes = changes.iter().map(Change::size).sum();
         c.done_bytes += bytes;
         c.done.push(Transaction { xid, end, at, changes, bytes });
     });
@@ -233,13 +230,16 @@ unsafe extern "C-unwind" fn on_commit(
 
 impl Collector {
     fn push(&mut self, relation: Oid, fingerprint: i64, made: Made) {
-        // All of a transaction are in the order of the WAL.
-        let n = self.changes.len() as u32;
+        let changes = self.changes.get_or_insert_with(|| Gathered::new(guc::max_tick_bytes()));
+        // All of a transaction are in the order of the WAL. Its id is filled in when it is known to be at its end.
+        let n = self.count;
+        self.count += 1;
         let Made { op, new_row, old_row, mask } = made;
         let change = Change { xid: 0, lsn: 0, fingerprint, cid: n, seq: n, relation, op, new_row, old_row, mask };
-        self.bytes += change.size();
         self.unfreed += change.size();
-        self.changes.push(change);
+        if changes.wants(0, relation.to_u32(), op.is_of_rows()) {
+            changes.add(change);
+        }
         if self.unfreed > UNFREED {
             self.unfreed = 0;
             if let Some(scratch) = &mut self.scratch {
