@@ -29,7 +29,7 @@ BORDERS = {
     "rte-gateway": ["pgrx"],
 }
 # Tests of what both ways of capture must do alike; they run once by triggers, with all others, and once from the WAL.
-IN_BOTH_MODES = ["capture", "cut", "oracle", "tpcb", "durability", "ddl", "away", "kills", "log_bounds", "lifecycle", "tenants"]
+IN_BOTH_MODES = ["capture", "cut", "oracle", "tpcb", "durability", "ddl", "away", "kills", "log_bounds", "lifecycle"]
 # The version between the oldest and the newest brings the fewest surprises.
 FEWER = {16: ["capture", "cut", "oracle", "durability"]}
 # A run that hangs would otherwise use up the whole CI time without a word.

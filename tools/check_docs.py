@@ -19,13 +19,12 @@ UNITS = {
     "ms": {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000},
     "s": {"s": 1, "min": 60, "h": 3600, "d": 86_400},
     "min": {"min": 1, "h": 60, "d": 1440},
-    "B": {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30},
     "kB": {"kB": 1, "MB": 1 << 10, "GB": 1 << 20, "TB": 1 << 30},
     "MB": {"MB": 1, "GB": 1 << 10, "TB": 1 << 20},
     "": {},
 }
 # How src/guc writes the units.
-FLAGS = {"none": "", "ms": "ms", "kb": "kB", "UNIT_BYTE": "B", "UNIT_MS": "ms", "UNIT_S": "s", "UNIT_MIN": "min", "UNIT_MB": "MB", "default()": ""}
+FLAGS = {"none": "", "ms": "ms", "kb": "kB", "UNIT_MS": "ms", "UNIT_S": "s", "UNIT_MIN": "min", "UNIT_MB": "MB", "default()": ""}
 CONTEXTS = {"postmaster()": "restart", "Postmaster": "restart", "Sighup": "reload", "Suset": "reload"}
 
 
