@@ -162,6 +162,12 @@ impl Decoder {
         unsafe { (*(*self.context).slot).data.confirmed_flush }
     }
 
+    /// Bytes of WAL that the server keeps for the slot.
+    pub fn lag(&self) -> u64 {
+        // SAFETY: this process reads the slot, and alone changes the field.
+        unsafe { pg_sys::GetXLogInsertRecPtr().saturating_sub((*(*self.context).slot).data.restart_lsn) }
+    }
+
     /// Gives the slot up. In a transaction.
     pub fn close(self) {
         // SAFETY: made in `open`, and used by nothing else. Where an error has given the slot back, what it left of the context

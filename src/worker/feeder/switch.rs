@@ -196,8 +196,10 @@ impl Feeder {
         if let Some(why) = lost {
             self.lose(&why.to_string(), AFTER_LOSS, &mut seen, now);
         }
-        self.open_slot(&name, &mut seen, now);
-        self.bound_slot(&mut seen, now);
+        // What one that was opened just now held back was not read yet.
+        if !self.open_slot(&name, &mut seen, now) {
+            self.bound_slot(&mut seen, now);
+        }
         if self.wal.is_none() && !self.switch.blind && seen.any(b"wd") {
             self.recover(&seen, now);
         }
@@ -239,12 +241,12 @@ impl Feeder {
         possible
     }
 
-    /// Opens the slot, where there is one.
-    fn open_slot(&mut self, name: &str, seen: &mut Seen, now: Instant) {
+    /// Opens the slot, where there is one; tells whether it did.
+    fn open_slot(&mut self, name: &str, seen: &mut Seen, now: Instant) -> bool {
         self.switch.blind = false;
-        let Some(found) = &seen.slot else { return };
+        let Some(found) = &seen.slot else { return false };
         if self.wal.is_some() || self.switch.maker.as_ref().is_some_and(runs) {
-            return;
+            return false;
         }
         self.switch.maker = None;
         let opened = if found.usable { Wal::open(name) } else { Err(Lost::Invalidated) };
@@ -257,6 +259,7 @@ impl Feeder {
                 self.registry.invalidate();
                 let what = format!("changes of database \"{}\" are read from the WAL, slot \"{name}\"", self.name);
                 self.switch.say(PgLogLevel::LOG, what, "");
+                return true;
             }
             Err(Lost::Busy) => {
                 self.switch.blind = seen.any(b"wd");
@@ -273,6 +276,7 @@ impl Feeder {
                 }
             }
         }
+        false
     }
 
     /// Gives a slot up that is gone, or that holds back too much.
@@ -304,9 +308,7 @@ impl Feeder {
                 }
                 if found.lag > most / 8 && found.position > self.switch.noted + SNAPSHOT_EVERY {
                     self.switch.noted = found.position;
-                    // Without it, the slot could let go of WAL only as often as the server's own are, every 15 seconds.
-                    // SAFETY: writes a record of the transactions that run, and has it on disk, where it can be decoded.
-                    unsafe { pg_sys::XLogFlush(pg_sys::LogStandbySnapshot()) };
+                    note_running_transactions();
                 }
             }
         }
@@ -499,6 +501,13 @@ impl Feeder {
             None => forsake_slot(self.database),
         }
     }
+}
+
+/// Writes to the WAL which transactions run: a slot that has read that lets go of what lies before. The server's own come every
+/// 15 seconds.
+pub(super) fn note_running_transactions() {
+    // SAFETY: writes a record, and has it on disk, where it can be decoded.
+    unsafe { pg_sys::XLogFlush(pg_sys::LogStandbySnapshot()) };
 }
 
 /// Drops the slot of a database that has no use for one.

@@ -91,6 +91,11 @@ impl Wal {
         self.decoded.is_empty() && self.on_its_way.is_none()
     }
 
+    /// Bytes of WAL that the server keeps for the slot.
+    pub fn lag(&self) -> u64 {
+        self.decoder.lag()
+    }
+
     /// Gives the slot up, and drops it where it is to be dropped. Outside a transaction.
     pub fn close(self, drop: bool) {
         if let Some(slot) = shmem::own_database_if_any() {
@@ -312,7 +317,12 @@ impl Feeder {
                 // SAFETY: the end of a commit of ours.
                 unsafe { pg_sys::XLogFlush(commit) };
             }
-            wal.tell(Instant::now());
+            let now = Instant::now();
+            wal.tell(now);
+            let position = wal.decoder.position();
+            if wal.is_settled() && position > wal.decoder.confirmed() {
+                wal.confirm(position, now);
+            }
         }
     }
 }

@@ -10,7 +10,6 @@ mod tests;
 mod transport;
 mod verify;
 
-use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -213,7 +212,7 @@ impl Client {
                     self.closed = Some(Closed { code, reason });
                 }
                 Ok(message) => return Some(message),
-                Err(Error::Io(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(Error::Io(e)) if transport::nothing_came(&e) => {
                     if Instant::now() >= end {
                         return None;
                     }

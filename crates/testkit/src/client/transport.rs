@@ -240,7 +240,7 @@ impl Http {
         match read {
             // What it was told before counts, a close above all.
             Ok(()) => self.came.pop_front().ok_or_else(again),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && !self.broken => Err(again()),
+            Err(e) if nothing_came(&e) && !self.broken => Err(again()),
             Err(e) => Err(Error::Io(if self.broken { ErrorKind::BrokenPipe.into() } else { e })),
         }
     }
@@ -287,7 +287,7 @@ impl Http {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(e) => {
-                    if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+                    if nothing_came(&e) {
                         self.answer = Some(answer);
                     }
                     return Err(e);
@@ -303,6 +303,11 @@ impl Http {
         self.came.extend(polled.close.map(close));
         Ok(())
     }
+}
+
+/// Whether a read ended because its time was over, or because the process was stopped for a moment.
+pub(super) fn nothing_came(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 fn close(close: Close) -> Message {

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 const FAREWELL: Duration = Duration::from_millis(200);
 /// A visit that finds the log in use comes again another time.
 const VISIT: Duration = Duration::from_secs(5);
+/// How often a visit tries to have the slot let go of WAL, and the pause between.
+const RELEASES: usize = 10;
+const RELEASE_MS: u64 = 20;
 /// Upkeep that comes again this soon found something in use.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -125,13 +128,29 @@ impl Feeder {
             self.tend_capture(now);
             if self.wal.is_some() {
                 // What is captured from the WAL comes into the log, and the server may remove it.
-                let _ = self.guarded_tick(&mut Vec::new(), false);
-                self.settle_wal();
+                self.let_go_of_wal();
+                // What the slot holds back all the same, it would when nobody looks.
+                self.switch.look_again();
+                self.tend_capture(Instant::now());
             }
             if asked || self.upkeep_at > now + AGAIN || now >= self.began + VISIT {
                 self.leave(CloseCode::Restart.code());
             }
             process::wait(None, 0, self.upkeep_at.saturating_duration_since(Instant::now()).as_millis() as u64 + 1);
+        }
+    }
+
+    /// Brings everything into the log, and the slot to where it holds back no more than transactions that run for long.
+    fn let_go_of_wal(&mut self) {
+        for _ in 0..RELEASES {
+            switch::note_running_transactions();
+            let _ = self.guarded_tick(&mut Vec::new(), false);
+            self.settle_wal();
+            // A transaction that runs holds back what was written before the note that came before it.
+            if self.wal.as_ref().is_none_or(|wal| wal.lag() < guc::max_slot_lag_bytes() / 8) {
+                return;
+            }
+            process::wait(None, 0, RELEASE_MS);
         }
     }
 

@@ -14,8 +14,9 @@ use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Between looks.
+/// Between looks, and between those at a slot that begins to hold back much.
 pub const LOOK: Duration = Duration::from_secs(2);
+const LOOK_AT_LAG: Duration = Duration::from_millis(250);
 /// A database is nobody's for as long before its slot is dropped: its tenant may be registered anew.
 const STRANGE: Duration = Duration::from_secs(60);
 
@@ -64,6 +65,9 @@ impl Feeder {
         landlord.known.values_mut().for_each(|known| known.lags = false);
         landlord.slots.strange.retain(|database, _| slots.iter().any(|slot| slot.database == *database));
         for slot in slots {
+            if slot.lag > most / 8 {
+                landlord.slots.at = now + LOOK_AT_LAG;
+            }
             if slot.lag > most {
                 let why = format!("it holds back {} MB of WAL, more than rte.max_slot_lag", slot.lag >> 20);
                 drop_idle(&slot, &why);
