@@ -390,3 +390,21 @@ fn a_feeder_with_nothing_to_decode_rests() {
     // Four seconds.
     assert!(spent(feeder) - before < 100, "{} hundredths of a second", spent(feeder) - before);
 }
+
+#[test]
+fn who_subscribes_to_a_table_that_was_just_analyzed_is_not_taken_for_somebody_whose_rights_changed() {
+    let (_cluster, mut sql, mut client) = start();
+    for number in 0..10 {
+        let table = format!("u{number}");
+        sql.table(&table, TABLE);
+        sql.run(&format!("INSERT INTO {table} VALUES (1, 'v')"));
+        // The feeder hears of this in the tick that answers, and drops what it knew of the table before it decodes.
+        sql.run(&format!("ANALYZE {table}"));
+        client.subscribe(&table, &table);
+        client.wait_live();
+    }
+    // Everybody's rights are looked at again.
+    sql.run("CREATE ROLE newcomer");
+    follows(&mut sql, &mut client, "UPDATE t SET n = n + 1");
+    sql.run("DROP ROLE newcomer");
+}

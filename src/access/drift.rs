@@ -6,6 +6,7 @@
 //! beyond that. Main thread only.
 
 use super::reads::root_of;
+use crate::wal::caches;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -65,6 +66,9 @@ pub fn of_tables(concerns: impl Fn(Oid) -> bool) -> bool {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_table(_arg: Datum, table: Oid) {
+    if caches::is_no_news() {
+        return;
+    }
     SEEN.with_borrow_mut(|seen| {
         if table == Oid::INVALID || seen.tables.len() >= TABLES {
             seen.any = true;
@@ -76,5 +80,8 @@ unsafe extern "C-unwind" fn on_table(_arg: Datum, table: Oid) {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_others(_arg: Datum, _cache: i32, _hash: u32) {
+    if caches::is_no_news() {
+        return;
+    }
     SEEN.with_borrow_mut(|seen| seen.everywhere = true);
 }

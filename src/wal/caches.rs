@@ -9,6 +9,8 @@
 //!   next ([`enter`]), and built anew as it was.
 //! - An entry of the *past* must not outlive a change that was heard of while decoding, for its commit may lie behind what was
 //!   decoded. Where anything was heard then, everything is dropped after it ([`leave`]).
+//! - What decoding drops is no news: those who listen for changes of access heard of each when it was made, or will
+//!   ([`is_no_news`]).
 //!
 //! Main thread of a feeder only.
 
@@ -25,8 +27,26 @@ thread_local! {
     /// Relations that were invalidated; an invalid one stands for all.
     static NOTED: RefCell<HashSet<Oid>> = RefCell::default();
     static LISTENING: Cell<bool> = const { Cell::new(false) };
-    /// Messages of other processes that this one had heard when decoding began.
-    static HEARD: Cell<u64> = const { Cell::new(0) };
+    static DECODING: Cell<Decoding> = const { Cell::new(Decoding::No) };
+}
+
+#[derive(Clone, Copy)]
+enum Decoding {
+    No,
+    /// Since this process had heard as many messages of others.
+    Since(u64),
+    /// What it may have left behind is dropped.
+    Over,
+}
+
+/// Whether an invalidation is decoding's own. One that came from another process while it decodes is news, and so is
+/// what follows it: rather once too often.
+pub fn is_no_news() -> bool {
+    match DECODING.get() {
+        Decoding::No => false,
+        Decoding::Since(messages) => heard() == messages,
+        Decoding::Over => true,
+    }
 }
 
 /// Begins to listen; what was known before is not trusted.
@@ -60,6 +80,7 @@ fn heard() -> u64 {
 /// # Safety
 /// In a transaction.
 pub unsafe fn enter() {
+    DECODING.set(Decoding::Since(heard()));
     let mut noted = NOTED.take();
     noted.extend(unlocked::take());
     // SAFETY: the caller's promise.
@@ -76,7 +97,6 @@ pub unsafe fn enter() {
             }
         }
     }
-    HEARD.set(heard());
 }
 
 /// After decoding: drops what the past knew that the present may not.
@@ -84,11 +104,13 @@ pub unsafe fn enter() {
 /// # Safety
 /// In a transaction.
 pub unsafe fn leave() {
-    if heard() != HEARD.get() {
+    if !is_no_news() {
+        DECODING.set(Decoding::Over);
         // What was noted while decoding is dropped once more before the next.
         let noted = NOTED.take();
         // SAFETY: the caller's promise.
         unsafe { pg_sys::InvalidateSystemCaches() };
         NOTED.set(noted);
     }
+    DECODING.set(Decoding::No);
 }

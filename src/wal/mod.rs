@@ -23,7 +23,7 @@
 //! read, and nothing is read that is not flushed, so nothing is told that a crash takes back. Prepared transactions are decoded
 //! when they commit, by whichever feeder is there then: until that the slot holds the WAL that they began in.
 
-mod caches;
+pub mod caches;
 mod decoder;
 mod image;
 mod plugin;

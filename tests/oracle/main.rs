@@ -51,7 +51,7 @@ impl World {
 
     fn with(name: &str, builder: Builder) -> Self {
         let mut dice = Dice::with_seed(seed(name));
-        let mut builder = builder.conf("deadlock_timeout", "50ms").conf("lock_timeout", "2s");
+        let mut builder = builder.conf("deadlock_timeout", "50ms").conf("lock_timeout", "300ms");
         // From memory, or from the log.
         if dice.bool() {
             builder = builder.conf("rte.history_size", "64kB");
@@ -242,6 +242,13 @@ fn at_every_barrier_the_copy_equals_the_tables_however_little_a_tick_may_hold() 
     for round in 0..rounds(4) {
         println!("round {round}");
         world.round(Trouble::None);
+    }
+    // And one is, however the dice fell.
+    let mut sql = world.cluster.sql();
+    let many = "SELECT 1000 + i, 1 FROM generate_series(1, 2000) i";
+    sql.run(&format!("BEGIN; INSERT INTO l {many}; INSERT INTO r {many}; COMMIT"));
+    for client in &mut world.clients {
+        assert_equal(&mut sql, client);
     }
     let reasons = |reason: &str| {
         let all = world.clients.iter().flat_map(|client| &client.copy.counts.resyncs);

@@ -8,6 +8,7 @@ use super::login::{NotLetIn, anonymous_is_over, role_has_changed};
 use crate::access::role::{self, RoleError};
 use crate::access::token;
 use crate::guc;
+use crate::wal::caches;
 use crate::worker::process;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
@@ -93,7 +94,9 @@ pub fn watch() {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_role_change(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
-    ROLES_CHANGED.store(true, Ordering::Relaxed);
+    if !caches::is_no_news() {
+        ROLES_CHANGED.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Settings were read again. Outside a transaction.
