@@ -42,6 +42,21 @@ pub const DB_ROLE_SETTING: Oid = Oid::from_u32(2964);
 /// `TimeoutId` of utils/timeout.h, the same in 15 to 18.
 pub const STATEMENT_TIMEOUT: c_int = 3;
 
+/// An empty set of events that lasts until it is freed.
+///
+/// # Safety
+/// Main thread; whoever asks for it frees it.
+pub unsafe fn lasting_wait_event_set(events: c_int) -> *mut pg_sys::WaitEventSet {
+    // SAFETY: the caller's promise; no resource owner is to free it.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        let set = pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, events);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        let set = pg_sys::CreateWaitEventSet(std::ptr::null_mut(), events);
+        set
+    }
+}
+
 /// WAL position where the server's history left `timeline`; `None` where it was never on it.
 ///
 /// # Safety

@@ -13,6 +13,9 @@ const P99_MS: f64 = 1000.0;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How much of the rate that was asked for the writers have to reach for the rate to count as tried.
 const REACHED: f64 = 0.9;
+/// How much more has to be delivered when twice as much was asked of writers that were too slow already, for the search to go
+/// on: who gathers under load delivers more only then.
+const GAINED: f64 = 1.1;
 /// Steps up or down before a search is given up.
 const STEPS: usize = 12;
 /// Halvings of the last interval.
@@ -60,12 +63,16 @@ impl Ramp<'_> {
         let fan_out = self.deliveries_per_change as f64;
         let (mut good, mut bad): (Option<Highest>, Option<f64>) = (None, None);
         let mut rate = search.start / fan_out;
+        // What was delivered when the writers were last too slow.
+        let mut bound: Option<f64> = None;
         let mut steps = 0;
         while steps < STEPS && (good.is_none() || bad.is_none()) {
             match self.step(load, rate, search.step)? {
                 Step::InTime(found) => {
                     let best = good.filter(|good| good.per_second >= found.per_second).unwrap_or(found);
-                    if found.by_writers {
+                    if found.by_writers
+                        && bound.replace(found.per_second).is_some_and(|b| found.per_second < GAINED * b)
+                    {
                         return Ok(Highest { by_writers: true, ..best });
                     }
                     good = Some(best);

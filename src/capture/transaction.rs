@@ -2,7 +2,8 @@
 //! must be told.
 //!
 //! Invariants: rows are announced before the transaction can be seen (at pre-commit or pre-prepare, or at once
-//! after that); the feeder is woken only after it can be seen. Main thread only.
+//! after that); the feeder is woken only after it can be seen and holds no lock that the feeder may ask for. Main thread
+//! only.
 
 use super::relation;
 use crate::changelog::reader::Change;
@@ -11,7 +12,7 @@ use crate::scratch::Scratch;
 use crate::shmem::{self, Range, Slot};
 use crate::snapshot;
 use pgrx::pg_sys::{self, Oid};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// Blocks between two ranges that are still worth reading to keep them one.
 const GAP: u32 = 64;
@@ -43,6 +44,14 @@ struct Transaction {
     redefined: bool,
 }
 
+/// How to wake a feeder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// Where it has not been woken already and somebody is interested.
+    ForChanges,
+    Always,
+}
+
 /// What a backend knows of the log, beyond a transaction.
 struct Log {
     oids: [Option<Oid>; shmem::SEGMENTS],
@@ -55,8 +64,10 @@ struct Log {
 thread_local! {
     static CURRENT: RefCell<Transaction> = RefCell::new(Transaction::default());
     static LOG: RefCell<Log> = const { RefCell::new(Log { oids: [None; shmem::SEGMENTS], unlooked: 0, full: false }) };
+    /// Who is to be woken when the transaction has released its locks.
+    static TO_WAKE: Cell<Option<(Slot, Wake)>> = const { Cell::new(None) };
     /// Epoch in which this backend has committed a gap.
-    static GAP_MARKED: std::cell::Cell<Option<u32>> = const { std::cell::Cell::new(None) };
+    static GAP_MARKED: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 /// Registers the callbacks of this process. Called once, when the library is loaded.
@@ -64,6 +75,7 @@ pub fn register_callbacks() {
     // SAFETY: the functions have the right types and live as long as the process.
     unsafe {
         pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
+        pg_sys::RegisterResourceReleaseCallback(Some(on_release), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(on_subtransaction), std::ptr::null_mut());
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relcache), pg_sys::Datum::from(0));
     }
@@ -126,12 +138,12 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
                         slot.get().start_recorded.store(true, std::sync::atomic::Ordering::Release);
                     }
                     if !t.delivered || t.wrote_gap.is_some() {
-                        slot.wake();
+                        wake_later(slot, Wake::ForChanges);
                     }
                     if t.redefined {
                         slot.get().redefined.store(true, std::sync::atomic::Ordering::Release);
                         if slot.get().has_feeder() {
-                            slot.wake_always();
+                            wake_later(slot, Wake::Always);
                         }
                     }
                 }
@@ -165,7 +177,31 @@ fn wake_decoder() {
         && slot.get().wal.load(std::sync::atomic::Ordering::Relaxed)
         && !slot.is_fed_by_this_process()
     {
-        slot.wake();
+        wake_later(slot, Wake::ForChanges);
+    }
+}
+
+fn wake_later(slot: Slot, wake: Wake) {
+    let always = wake == Wake::Always || TO_WAKE.get().is_some_and(|(_, known)| known == Wake::Always);
+    TO_WAKE.set(Some((slot, if always { Wake::Always } else { Wake::ForChanges })));
+}
+
+/// A transaction that can be seen gives back what it holds. A tick waits for the lock on its id: who was woken before would
+/// take the processor from it, only to sleep again.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_release(
+    phase: pg_sys::ResourceReleasePhase::Type,
+    _is_commit: bool,
+    _is_top_level: bool,
+    _arg: *mut std::ffi::c_void,
+) {
+    if phase == pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS
+        && let Some((slot, wake)) = TO_WAKE.take()
+    {
+        match wake {
+            Wake::ForChanges => slot.wake(),
+            Wake::Always => slot.wake_always(),
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! What every background worker of ours does: signals, waiting, settings that are read again. The one place
 //! where a worker sleeps.
 
+use super::socket;
+use crate::compat;
 use pgrx::pg_sys;
+use std::cell::RefCell;
 use std::os::fd::RawFd;
 use std::ptr::addr_of_mut;
 
@@ -61,22 +64,74 @@ pub fn wait(socket: Option<RawFd>, events: u32, timeout_ms: u64) {
 }
 
 /// Sleeps until the latch is set, the socket has one of `events`, or the time is over; longer sleeps are cut, every caller
-/// looks again. Ends the process when the postmaster is gone.
+/// looks again. Ends the process when the postmaster is gone. Sockets come from [`super::socket`].
 pub fn sleep(socket: Option<RawFd>, events: u32, timeout_ms: u64) {
-    let always = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    let timeout = timeout_ms.min(3_600_000);
-    // SAFETY: the latch is this process' own, and the socket is open for as long as the call.
-    unsafe {
-        let happened = pg_sys::WaitLatchOrSocket(
-            pg_sys::MyLatch,
-            (always | if socket.is_some() { events } else { 0 }) as i32,
-            socket.unwrap_or(-1),
-            timeout as core::ffi::c_long,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        if happened as u32 & pg_sys::WL_LATCH_SET != 0 {
-            pg_sys::ResetLatch(pg_sys::MyLatch);
+    let timeout = timeout_ms.min(3_600_000) as core::ffi::c_long;
+    AWAITED.with_borrow_mut(|awaited| {
+        let wanted = socket.map(|fd| (fd, socket::made()));
+        if awaited.as_ref().is_none_or(|a| a.socket != wanted) {
+            // The old one goes first: a process holds few of them.
+            *awaited = None;
+            *awaited = Some(Awaited::new(wanted, events));
         }
+        if let Some(awaited) = awaited {
+            awaited.wait(events, timeout);
+        }
+    });
+}
+
+thread_local! {
+    static AWAITED: RefCell<Option<Awaited>> = const { RefCell::new(None) };
+}
+
+/// What the process sleeps on. It is kept: making it anew for each sleep, as `WaitLatchOrSocket` does, is a good part of
+/// what a small tick costs.
+struct Awaited {
+    set: *mut pg_sys::WaitEventSet,
+    /// The socket, and how many this process had made when it was put in: a number is given out again.
+    socket: Option<(RawFd, u64)>,
+    /// Its place in the set.
+    place: i32,
+    events: u32,
+}
+
+impl Awaited {
+    fn new(socket: Option<(RawFd, u64)>, events: u32) -> Self {
+        // SAFETY: the set is this process' own, outlives memory contexts and resource owners, and is given back by `drop`; latch
+        // and socket are open.
+        unsafe {
+            let set = compat::lasting_wait_event_set(3);
+            let (none, nothing) = (std::ptr::null_mut(), std::ptr::null_mut());
+            pg_sys::AddWaitEventToSet(set, pg_sys::WL_LATCH_SET, -1, pg_sys::MyLatch, nothing);
+            pg_sys::AddWaitEventToSet(set, pg_sys::WL_EXIT_ON_PM_DEATH, -1, none, nothing);
+            let place = match socket {
+                Some((fd, _)) => pg_sys::AddWaitEventToSet(set, events, fd, none, nothing),
+                None => -1,
+            };
+            Self { set, socket, place, events }
+        }
+    }
+
+    fn wait(&mut self, events: u32, timeout_ms: core::ffi::c_long) {
+        // SAFETY: a set of this process, whose socket is open for as long as the call, and room for one event.
+        unsafe {
+            if self.socket.is_some() && events != self.events {
+                pg_sys::ModifyWaitEvent(self.set, self.place, events, std::ptr::null_mut());
+                self.events = events;
+            }
+            let mut event: pg_sys::WaitEvent = std::mem::zeroed();
+            let n = pg_sys::WaitEventSetWait(self.set, timeout_ms, &raw mut event, 1, pg_sys::PG_WAIT_EXTENSION);
+            if n > 0 && event.events & pg_sys::WL_LATCH_SET != 0 {
+                pg_sys::ResetLatch(pg_sys::MyLatch);
+            }
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and given back once.
+        unsafe { pg_sys::FreeWaitEventSet(self.set) };
     }
 }
 

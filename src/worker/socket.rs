@@ -1,8 +1,24 @@
 //! Unix sockets that never block, not even in connecting.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+
+thread_local! {
+    static MADE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many sockets this process has made.
+pub fn made() -> u64 {
+    MADE.get()
+}
+
+/// Two ends of a new connection.
+pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
+    MADE.set(MADE.get() + 1);
+    UnixStream::pair()
+}
 
 /// The standard library connects Unix sockets only in blocking mode, where a full backlog would hold a
 /// worker beyond the reach of signals; here a full backlog is an error.
@@ -21,6 +37,7 @@ pub fn connect_nonblocking(path: &str) -> io::Result<UnixStream> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
+    MADE.set(MADE.get() + 1);
     // SAFETY: open, and owned by nobody else.
     let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
     stream.set_nonblocking(true)?;

@@ -26,6 +26,8 @@ pub struct Sizes {
     clients: Vec<u64>,
     /// Changes that go out in one write.
     in_a_write: Vec<u64>,
+    /// Changes a second of a light load, each to everybody in a write of its own.
+    light: u64,
     /// Bytes of a change.
     bytes: usize,
     seconds: f64,
@@ -40,8 +42,12 @@ pub fn run(sizes: &Sizes, found: &mut Found) -> Result<(), String> {
             let changes = if in_a_write == 1 { "1 change".to_owned() } else { format!("{in_a_write} changes") };
             let case = Case::new(format!("{} clients, {changes} in a write", grouped(clients)), in_a_write as f64);
             for _ in 0..sizes.rounds {
-                writes(sizes, clients, in_a_write, &case, found)?;
+                writes(sizes, [clients, in_a_write, 0], &case, found)?;
             }
+        }
+        let case = Case::new(format!("{} clients, {} changes a second", grouped(clients), sizes.light), 0.0);
+        for _ in 0..sizes.rounds {
+            writes(sizes, [clients, 1, sizes.light], &case, found)?;
         }
     }
     let cluster = rig::plain(&[]);
@@ -53,13 +59,14 @@ pub fn run(sizes: &Sizes, found: &mut Found) -> Result<(), String> {
     Ok(())
 }
 
-/// A process that writes at full speed, and clients that read.
-fn writes(sizes: &Sizes, clients: u64, in_a_write: u64, case: &Case, found: &mut Found) -> Result<(), String> {
+/// A process that writes to so many clients, so many changes in a write, so often a second (0: at full speed).
+fn writes(sizes: &Sizes, numbers: [u64; 3], case: &Case, found: &mut Found) -> Result<(), String> {
+    let [clients, in_a_write, a_second] = numbers;
     let port = free_port();
     let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
     command
         .args(["serve", "limit"])
-        .args([u64::from(port), clients, in_a_write, sizes.bytes as u64].map(|n| n.to_string()));
+        .args([u64::from(port), clients, in_a_write, sizes.bytes as u64, a_second].map(|n| n.to_string()));
     let writer = Writer(ready(command)?);
     let endpoint = Endpoint { port, path: "/".into(), protocol: None, speech: Speech::Frames };
     let crowd = Crowd::join(&endpoint, Party::new(clients, Count::Frames, Hello::Nothing))?;
@@ -135,7 +142,9 @@ fn notifications(cluster: &Cluster, count: u64, found: &mut Found) -> Result<(),
 pub fn serve(arguments: &[String]) {
     end_with_parent();
     let numbers: Vec<u64> = arguments.iter().map(|a| a.parse().expect("a number")).collect();
-    let &[port, clients, in_a_write, bytes] = numbers.as_slice() else { panic!("serve limit wants four numbers") };
+    let &[port, clients, in_a_write, bytes, a_second] = numbers.as_slice() else {
+        panic!("serve limit wants five numbers")
+    };
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port as u16));
     let mut listener = TcpListener::bind(address).expect("a port");
     let mut poll = Poll::new().expect("epoll");
@@ -152,7 +161,12 @@ pub fn serve(arguments: &[String]) {
             streams.push(stream);
         }
     }
-    write_forever(poll, streams, &payload(in_a_write, bytes as usize));
+    let payload = payload(in_a_write, bytes as usize);
+    if a_second == 0 {
+        write_forever(poll, streams, &payload);
+    } else {
+        write_at_times(streams, &payload, Duration::from_secs(1) / a_second as u32);
+    }
 }
 
 fn shake_hands(stream: &mut TcpStream) {
@@ -173,6 +187,20 @@ fn payload(in_a_write: u64, bytes: usize) -> Vec<u8> {
     frame.extend((bytes as u16).to_be_bytes());
     frame.resize(bytes + 4, b'x');
     frame.repeat(in_a_write as usize)
+}
+
+/// All get them at once, again and again after a pause, in which their sockets drain.
+fn write_at_times(mut streams: Vec<TcpStream>, payload: &[u8], pause: Duration) {
+    let mut next = Instant::now();
+    loop {
+        next += pause;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        for stream in &mut streams {
+            if stream.write_all(payload).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// Whoever can take bytes gets them, in turns.

@@ -254,7 +254,7 @@ pub struct Poll {
     pub headers: Vec<Header>,
 }
 
-/// To the bridge thread.
+/// To the bridge.
 #[derive(Debug)]
 pub enum ToBridge {
     /// `bytes` of it count as under way until the feeder's socket has taken them.

@@ -1,8 +1,11 @@
-//! An I/O thread: a single-threaded runtime that owns its connections from the first byte to the last.
+//! An I/O thread: a single-threaded runtime that owns its connections from the first byte to the last. One of them has the
+//! bridge besides: what a feeder says is on its way to that thread's clients without another thread being woken, and while
+//! they are written to, feeders are not read, so that their ticks gather.
 //!
 //! Events of the bridge are taken in batches, and sockets are written after a batch: while sockets are being written,
 //! ticks gather and share the next write. That is how cost per change falls under load.
 
+use crate::bridge;
 use crate::event::ToIo;
 use crate::hub::{Hub, Shared, sweep_interval};
 use crate::welcome::welcome;
@@ -18,11 +21,25 @@ use tokio::task::LocalSet;
 /// Events in one batch.
 const BATCH: usize = 64;
 
-/// Runs until the senders are gone, or a shutdown is through.
-pub fn run(config: Arc<GatewayConfig>, shared: Shared, events: mpsc::UnboundedReceiver<ToIo>) -> std::io::Result<()> {
+/// Runs until the senders are gone, a shutdown is through, or the bridge cannot be served.
+pub fn run(
+    config: Arc<GatewayConfig>,
+    shared: Shared,
+    events: mpsc::UnboundedReceiver<ToIo>,
+    bridge: Option<bridge::Start>,
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    LocalSet::new().block_on(&runtime, serve_events(config, shared, events));
-    Ok(())
+    LocalSet::new().block_on(&runtime, async {
+        let connections = serve_events(config, shared, events);
+        let Some(start) = bridge else {
+            connections.await;
+            return Ok(());
+        };
+        tokio::select! {
+            ended = tokio::task::spawn_local(bridge::serve(start)) => ended?,
+            () = connections => Ok(()),
+        }
+    })
 }
 
 async fn serve_events(config: Arc<GatewayConfig>, shared: Shared, mut events: mpsc::UnboundedReceiver<ToIo>) {

@@ -1,7 +1,7 @@
 //! The gateway: owns the socket port, moves bytes between clients and the Postgres workers, knows no rows.
 //!
-//! [`run`] is the whole process. Threads: one accepts, one talks to the workers ([`bridge`]), some own connections
-//! ([`io_thread`]), one writes log lines, and the caller's listens to the launcher. It touches neither Postgres nor
+//! [`run`] is the whole process. Threads: one accepts, some own connections ([`io_thread`]), the first of which talks to the
+//! workers too ([`bridge`]), one writes log lines, and the caller's listens to the launcher. It touches neither Postgres nor
 //! shared memory. Invariant: it ends when the launcher does, and never goes on without one of its threads.
 
 mod acceptor;
@@ -122,8 +122,8 @@ struct Gateway {
     config: Arc<RwLock<Arc<GatewayConfig>>>,
     io: IoThreads,
     io_threads: Vec<JoinHandle<()>>,
-    others: Vec<JoinHandle<()>>,
-    stops: Vec<Arc<Notify>>,
+    acceptor: JoinHandle<()>,
+    stop: Arc<Notify>,
     broken: Arc<AtomicBool>,
 }
 
@@ -147,6 +147,15 @@ impl Gateway {
         let (to_bridge, inbox) = mpsc::unbounded_channel();
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..threads).map(|_| mpsc::unbounded_channel::<ToIo>()).unzip();
         let io = IoThreads(senders.into());
+        let mut bridge = Some(bridge::Start {
+            listener: bridge,
+            uid,
+            io: io.clone(),
+            log: log.clone(),
+            metrics: metrics.clone(),
+            landlord: config.landlord_database.clone(),
+            inbox,
+        });
         let mut io_threads = Vec::new();
         for (number, events) in (0_u64..).zip(receivers) {
             let shared = Shared {
@@ -156,23 +165,12 @@ impl Gateway {
                 io: io.clone(),
                 thread: (number, u64::from(threads)),
             };
-            let config = config.clone();
-            io_threads.push(watch.spawn("rte io", move || io_thread::run(config, shared, events))?);
+            let (config, bridge) = (config.clone(), bridge.take());
+            io_threads.push(watch.spawn("rte io", move || io_thread::run(config, shared, events, bridge))?);
         }
         drop(to_bridge);
 
-        let stops = vec![Arc::new(Notify::new()), Arc::new(Notify::new())];
-        let start = bridge::Start {
-            listener: bridge,
-            uid,
-            io: io.clone(),
-            log: log.clone(),
-            metrics: metrics.clone(),
-            landlord: config.landlord_database.clone(),
-            inbox,
-            stop: stops[0].clone(),
-        };
-        let bridge = watch.spawn("rte bridge", move || bridge::run(start))?;
+        let stop = Arc::new(Notify::new());
         let settings = config.clone();
         let config = Arc::new(RwLock::new(config));
         let (go, wait) = std::sync::mpsc::channel();
@@ -182,7 +180,7 @@ impl Gateway {
             gate: limits::Gate::new(metrics),
             io: io.clone(),
             log: log.clone(),
-            stop: stops[1].clone(),
+            stop: stop.clone(),
             go: wait,
         };
         let acceptor = watch.spawn("rte acceptor", move || acceptor::run(start))?;
@@ -195,7 +193,7 @@ impl Gateway {
         }
         log.send(ToLauncher::Listening { addresses: addresses.iter().map(ToString::to_string).collect() });
         let _ = go.send(());
-        Ok(Some(Self { config, io, io_threads, others: vec![bridge, acceptor], stops, broken }))
+        Ok(Some(Self { config, io, io_threads, acceptor, stop, broken }))
     }
 
     /// Listens to the launcher, then ends.
@@ -216,16 +214,13 @@ impl Gateway {
             }
         }
         let broken = self.broken.load(Ordering::Acquire);
-        self.stops[1].notify_one();
+        self.stop.notify_one();
         self.io.all(|| ToIo::Shutdown { restart });
         let deadline = Instant::now() + GOODBYE;
         for thread in self.io_threads {
             join(thread, deadline);
         }
-        self.stops[0].notify_one();
-        for thread in self.others {
-            join(thread, deadline + Duration::from_millis(50));
-        }
+        join(self.acceptor, deadline + Duration::from_millis(50));
         if broken { EXIT_THREAD } else { EXIT_OK }
     }
 }

@@ -7,6 +7,7 @@
 use super::control::{Control, Said};
 use super::forget::forget_secrets;
 use crate::shmem::{self, Kind, State};
+use crate::worker::socket;
 use crate::{compat, guc};
 use pgrx::pg_sys::{self, Oid};
 use rte_protocol::bridge::{GatewayConfig, ToGateway};
@@ -46,7 +47,7 @@ impl Gateway {
         let path =
             format!("{DIRECTORY}/{PREFIX}{}.{}", std::process::id(), INCARNATION.fetch_add(1, Ordering::Relaxed));
         let config = guc::gateway_config(path);
-        let (ours, theirs) = UnixStream::pair()?;
+        let (ours, theirs) = socket::pair()?;
         let control = Control::new(ours)?;
         // SAFETY: the launcher has one thread.
         match unsafe { libc::fork() } {

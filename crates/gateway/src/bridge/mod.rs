@@ -1,8 +1,8 @@
-//! The bridge thread: feeders, query workers and observers over the Unix socket, and the ways between them and the
+//! The bridge: feeders, query workers and observers over the Unix socket, and the ways between them and the
 //! I/O threads.
 //!
 //! Decides which feeder serves a database (the last that came) and which worker runs which job. Invariant: what one
-//! feeder sends reaches every I/O thread in its order. Single thread; waits for nobody but who reads too slowly.
+//! feeder sends reaches every I/O thread in its order. Lives in one of them; waits for nobody but who reads too slowly.
 
 mod feeder;
 pub mod jobs;
@@ -25,8 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, mpsc};
-use tokio::task::LocalSet;
+use tokio::sync::mpsc;
 
 /// Time for a peer to say what it is.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +54,7 @@ struct Bridge {
     next: Cell<u32>,
 }
 
-/// What the thread starts with.
+/// What it starts with.
 #[derive(Debug)]
 pub struct Start {
     pub listener: std::os::unix::net::UnixListener,
@@ -66,18 +65,11 @@ pub struct Start {
     pub metrics: Arc<Metrics>,
     pub landlord: String,
     pub inbox: mpsc::UnboundedReceiver<ToBridge>,
-    pub stop: Arc<Notify>,
 }
 
-/// Runs until it is told to stop.
-pub fn run(start: Start) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let local = LocalSet::new();
-    local.block_on(&runtime, serve(start))
-}
-
-async fn serve(start: Start) -> std::io::Result<()> {
-    let Start { listener, uid, io, log, metrics, landlord, mut inbox, stop } = start;
+/// Runs until the I/O threads are gone.
+pub async fn serve(start: Start) -> std::io::Result<()> {
+    let Start { listener, uid, io, log, metrics, landlord, mut inbox } = start;
     let listener = UnixListener::from_std(listener)?;
     let bridge = Rc::new(Bridge {
         io,
@@ -92,7 +84,6 @@ async fn serve(start: Start) -> std::io::Result<()> {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            () = stop.notified() => return Ok(()),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     if stream.peer_cred().is_ok_and(|c| c.uid() == uid) {
