@@ -4,7 +4,7 @@
 //! Leaf. Main thread only, in a transaction.
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
 
 /// Runs `f`. Where it raises an error, what it did in the database is undone, and the transaction goes on.
@@ -36,12 +36,18 @@ pub fn attempt<R>(f: impl FnOnce() -> R) -> Result<R, CaughtError> {
     }
 }
 
-/// Writes an error to the server's log that a client's or a policy's expression raised. Errors about data (`22…`, `23…`), and
-/// those that functions of users raise (`P0…`, or codes of their own), may quote a row, so only their code is logged.
-pub fn log(what: &str, error: &CaughtError) {
+/// What is known of an error.
+pub fn report(error: &CaughtError) -> &ErrorReportWithLevel {
     let (CaughtError::PostgresError(report)
     | CaughtError::ErrorReport(report)
     | CaughtError::RustPanic { ereport: report, .. }) = error;
+    report
+}
+
+/// Writes an error to the server's log that a client's or a policy's expression raised. Errors about data (`22…`, `23…`), and
+/// those that functions of users raise (`P0…`, or codes of their own), may quote a row, so only their code is logged.
+pub fn log(what: &str, error: &CaughtError) {
+    let report = report(error);
     let code = report.sql_error_code();
     let state = sqlstate(code);
     let quotes_no_row = matches!(&state[..2], "25" | "40" | "42" | "53" | "54" | "55" | "57" | "58" | "XX");

@@ -54,7 +54,7 @@ fn the_gateway_gives_up_files_connections_and_programs() {
     }
     let tasks = fs::read_dir(format!("/proc/{gateway}/task")).expect("tasks");
     let threads: Vec<i32> = tasks.flatten().filter_map(|t| t.file_name().to_str()?.parse().ok()).collect();
-    assert!(threads.len() >= 5, "main, log, bridge, acceptor and I/O: {threads:?}");
+    assert!(threads.len() >= 5, "main, log, acceptor and two for I/O: {threads:?}");
     for thread in &threads {
         let of_thread = |field| status(*thread, field);
         assert_eq!((of_thread("Seccomp"), of_thread("NoNewPrivs")), ("2".into(), "1".into()), "thread {thread}");

@@ -408,3 +408,24 @@ fn who_subscribes_to_a_table_that_was_just_analyzed_is_not_taken_for_somebody_wh
     follows(&mut sql, &mut client, "UPDATE t SET n = n + 1");
     sql.run("DROP ROLE newcomer");
 }
+
+#[test]
+fn who_locks_the_log_holds_up_no_delivery_and_loses_nothing() {
+    let (cluster, mut sql, mut client) = start();
+    assert_equal(&mut sql, &mut client);
+    let mut other = cluster.sql();
+    other.run("BEGIN; LOCK TABLE rte.wal_position IN SHARE MODE");
+    for round in 0..3 {
+        follows(&mut sql, &mut client, &format!("UPDATE t SET n = {round} WHERE id = 1"));
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'rte.wal_position'::regclass";
+        wait_until("the feeder wants the lock", || (sql.number(waits) > 0).then_some(()));
+        follows(&mut sql, &mut client, &format!("INSERT INTO t VALUES (100 + {round}, 'while it waits')"));
+    }
+    client.leave();
+    other.run("COMMIT");
+    let logged = "SELECT count(*) FROM rte.sync_log WHERE operation = 'insert' AND key::text ~ '10[0-2]'";
+    wait_until("what was delivered meanwhile is in the log", || (sql.number(logged) == 3).then_some(()));
+    end_feeder(&cluster);
+    client.come_back();
+    follows(&mut sql, &mut client, "UPDATE t SET n = 7 WHERE id = 1");
+}

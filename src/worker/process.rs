@@ -3,7 +3,9 @@
 
 use super::socket;
 use crate::compat;
+use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
 use std::cell::RefCell;
 use std::os::fd::RawFd;
 use std::ptr::addr_of_mut;
@@ -219,6 +221,25 @@ pub unsafe fn newer_snapshot() -> pg_sys::Snapshot {
 pub fn transaction<R>(f: impl FnOnce(pg_sys::Snapshot) -> R) -> R {
     begin();
     finish(f)
+}
+
+/// [`transaction`], which is undone where `f` raises an error.
+///
+/// # Errors
+/// The error that was raised.
+#[allow(clippy::result_large_err, reason = "pgrx's type of error")]
+pub fn try_transaction<R>(f: impl FnOnce(pg_sys::Snapshot) -> R) -> Result<R, CaughtError> {
+    let f = std::panic::AssertUnwindSafe(f);
+    PgTryBuilder::new(move || {
+        let std::panic::AssertUnwindSafe(f) = { f };
+        Ok(transaction(f))
+    })
+    .catch_others(|error| {
+        // SAFETY: ends the failed transaction.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+        Err(error)
+    })
+    .execute()
 }
 
 /// Opens a transaction, to be ended by [`finish`] or an abort.

@@ -13,10 +13,9 @@ use super::tenants::Task;
 use super::wal::{Lost, Wal};
 use crate::guc::{self, Capture};
 use crate::worker::{process, slot_maker};
-use crate::{capture, changelog, wal};
+use crate::{attempt, capture, changelog, wal};
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use std::collections::HashMap;
@@ -40,8 +39,6 @@ const AFTER_LAG: Duration = Duration::from_secs(60);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// A slot that was kept for so long had been a success.
 const KEPT_WELL: Duration = Duration::from_secs(600);
-/// WAL after which the running transactions are written to it, so that the slot can let go of what lies before.
-const SNAPSHOT_EVERY: u64 = 16 << 20;
 /// Slots that `auto` leaves to others.
 const LEFT_TO_OTHERS: i64 = 2;
 
@@ -64,8 +61,6 @@ pub struct Switch {
     why: String,
     /// There are tables captured from the WAL, and the slot is not open yet: nothing can be told.
     blind: bool,
-    /// Position at which the running transactions were last written to the WAL.
-    noted: u64,
     /// What the log was told last.
     said: String,
 }
@@ -83,7 +78,6 @@ impl Switch {
             broken: false,
             why: String::new(),
             blind: false,
-            noted: 0,
             said: String::new(),
         }
     }
@@ -134,7 +128,6 @@ struct Table {
 struct Found {
     usable: bool,
     lag: u64,
-    position: u64,
 }
 
 struct Seen {
@@ -158,8 +151,7 @@ impl Seen {
                 free = row["free"].value::<i64>()?.unwrap_or(0);
                 if let Some(usable) = row["usable"].value::<bool>()? {
                     let lag = row["lag"].value::<i64>()?.unwrap_or(0).unsigned_abs();
-                    let position = row["position"].value::<i64>()?.unwrap_or(0).unsigned_abs();
-                    slot = Some(Found { usable, lag, position });
+                    slot = Some(Found { usable, lag });
                 }
             }
             Ok(Self { tables, slot, free })
@@ -305,10 +297,6 @@ impl Feeder {
                         found.lag >> 20
                     );
                     self.switch.say(PgLogLevel::WARNING, what, "");
-                }
-                if found.lag > most / 8 && found.position > self.switch.noted + SNAPSHOT_EVERY {
-                    self.switch.noted = found.position;
-                    note_running_transactions();
                 }
             }
         }
@@ -572,22 +560,9 @@ pub(super) fn drop_slot(name: &str) -> Result<(), String> {
     dropped.map_err(|(_, why)| why)
 }
 
-/// Runs `f` in a transaction that ends with the error that it may raise.
-#[allow(clippy::result_large_err, reason = "pgrx's type of error")]
 fn attempt<R>(f: impl FnOnce() -> Result<R, pgrx::spi::Error>) -> Result<R, (PgSqlErrorCode, String)> {
-    let f = std::panic::AssertUnwindSafe(f);
-    let outcome: Result<R, CaughtError> = PgTryBuilder::new(move || {
-        let std::panic::AssertUnwindSafe(f) = { f };
-        Ok(process::transaction(|_| f().unwrap_or_else(|e| pgrx::error!("{e}"))))
-    })
-    .catch_others(Err)
-    .execute();
-    outcome.map_err(|error| {
-        // SAFETY: ends the failed transaction.
-        unsafe { pg_sys::AbortCurrentTransaction() };
-        let (CaughtError::PostgresError(report)
-        | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic { ereport: report, .. }) = &error;
+    process::try_transaction(|_| f().unwrap_or_else(|e| pgrx::error!("{e}"))).map_err(|error| {
+        let report = attempt::report(&error);
         (report.sql_error_code(), report.message().to_owned())
     })
 }

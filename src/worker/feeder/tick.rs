@@ -10,7 +10,7 @@ use super::pending::Pending;
 use crate::access::drift;
 use crate::changelog::{self, reader::Change};
 use crate::worker::process;
-use crate::{guc, snapshot};
+use crate::{attempt, guc, snapshot};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
@@ -59,13 +59,10 @@ impl Feeder {
             (Err(error), Some(table)) => {
                 // SAFETY: ends the failed transaction.
                 unsafe { pg_sys::AbortCurrentTransaction() };
-                let (CaughtError::PostgresError(report)
-                | CaughtError::ErrorReport(report)
-                | CaughtError::RustPanic { ereport: report, .. }) = &error;
                 pgrx::warning!(
                     "whagons_rte stops serving table {}: a change of it cannot be encoded: {}",
                     table.to_u32(),
-                    report.message()
+                    attempt::report(&error).message()
                 );
                 After::StartOver(table)
             }

@@ -12,12 +12,13 @@ use crate::changelog::{self, for_each_row};
 use crate::local::Local;
 use crate::wal::{Decoder, Transaction, position};
 use crate::worker::process;
-use crate::{capture, shmem, snapshot};
+use crate::{attempt, capture, guc, shmem, snapshot};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 use rte_core::Snapshot;
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ const AGE: Duration = Duration::from_secs(1);
 const BYTES: usize = 1 << 20;
 /// Bytes of changes that one transaction appends, if it has more than one to append.
 const BATCH: usize = 8 << 20;
+/// Longest wait for a lock on a table of the log: less than `deadlock_timeout` is as a rule.
+const LOCK: &CStr = c"200ms";
 /// WAL behind which the slot is told of progress, where nothing was to be appended.
 const IDLE: u64 = 1 << 20;
 
@@ -48,11 +51,15 @@ pub struct Wal {
     bytes: usize,
     /// Since when there is something to append.
     since: Option<Instant>,
+    /// A table of the log was locked: until when nothing is appended.
+    held_up: Option<Instant>,
     /// The tables that are registered may be others than the decoder knows.
     registered_anew: bool,
     /// An append whose commit is not known to be on disk, and the position that it wrote down.
     on_its_way: Option<(u64, u64)>,
     told_at: Instant,
+    /// Where it was last written to the WAL which transactions run.
+    noted: u64,
 }
 
 impl Wal {
@@ -62,16 +69,12 @@ impl Wal {
     /// It cannot be read.
     #[allow(clippy::result_large_err, reason = "pgrx's type of error")]
     pub fn open(name: &str) -> Result<Self, Lost> {
-        let opened: Result<Result<Decoder, Lost>, CaughtError> = PgTryBuilder::new(|| {
-            Ok(process::transaction(|_| {
-                // Before any change of this start gets into the log, or to a client who comes back.
-                capture::record_start();
-                // SAFETY: in a transaction.
-                unsafe { Decoder::open(name) }
-            }))
-        })
-        .catch_others(Err)
-        .execute();
+        let opened = process::try_transaction(|_| {
+            // Before any change of this start gets into the log, or to a client who comes back.
+            capture::record_start();
+            // SAFETY: in a transaction.
+            unsafe { Decoder::open(name) }
+        });
         let decoder = opened.unwrap_or_else(|error| Err(given_up(&error)))?;
         let now = Instant::now();
         Ok(Self {
@@ -80,9 +83,11 @@ impl Wal {
             decoded: VecDeque::new(),
             bytes: 0,
             since: None,
+            held_up: None,
             registered_anew: true,
             on_its_way: None,
             told_at: now,
+            noted: 0,
         })
     }
 
@@ -163,6 +168,7 @@ impl Wal {
 
     fn is_due(&self, now: Instant) -> bool {
         self.since.is_some_and(|since| self.bytes > BYTES || now >= since + AGE)
+            && self.held_up.is_none_or(|until| now >= until)
     }
 
     /// Appends what comes first; `false` where nothing is to be appended. Outside a transaction.
@@ -179,13 +185,27 @@ impl Wal {
             self.since = None;
             return false;
         };
-        process::transaction(|_| {
-            // Nobody waits for it: the slot is told once it is on disk. The setting holds until the transaction ends.
-            Local::begin().set(c"synchronous_commit", c"off");
+        let appended = process::try_transaction(|_| {
+            // The settings hold until the transaction ends.
+            let local = Local::begin();
+            // Nobody waits for it: the slot is told once it is on disk.
+            local.set(c"synchronous_commit", c"off");
+            // Who drops the extension, or dumps it, has its tables one after the other, as we do: whoever waits for the other is not
+            // to find out by a deadlock.
+            local.set(c"lock_timeout", LOCK);
             let transactions = self.decoded.iter().take(count).map(|d| &d.transaction);
             capture::append_decoded(transactions.flat_map(|t| t.changes.iter().map(|change| (t.at, change))));
             position::record(&self.name, end);
         });
+        if let Err(error) = appended {
+            if attempt::report(&error).sql_error_code() != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE {
+                error.rethrow();
+            }
+            // It is kept, and tried again.
+            let now = Instant::now();
+            (self.since, self.held_up) = (Some(now), Some(now + AGE));
+            return false;
+        }
         // SAFETY: a plain read: the end of the commit just made.
         let commit = unsafe { pg_sys::XactLastCommitEnd };
         self.on_its_way = Some((commit, end));
@@ -213,24 +233,31 @@ impl Wal {
         }
     }
 
+    /// Has the WAL say which transactions run, where the slot holds back much: with transactions at any time, it lets go of what lies
+    /// before the last but one of such notes.
+    fn hold_back_less(&mut self) {
+        let (most, position) = (guc::max_slot_lag_bytes(), position::flushed());
+        if self.lag() > most / 8 && position > self.noted + most / 32 {
+            self.noted = position;
+            switch::note_running_transactions();
+        }
+    }
+
     fn confirm(&mut self, position: u64, now: Instant) {
         self.decoder.confirm(position);
         self.told_at = now;
     }
 }
 
-/// Why a slot could not be opened; ends the failed transaction.
+/// Why a slot could not be read; gives back what the end of the failed transaction did not.
 fn given_up(error: &CaughtError) -> Lost {
-    // SAFETY: ends the failed transaction, and gives back what that does not.
+    // SAFETY: outside a transaction.
     unsafe {
-        pg_sys::AbortCurrentTransaction();
         if !pg_sys::MyReplicationSlot.is_null() {
             pg_sys::ReplicationSlotRelease();
         }
     }
-    let (CaughtError::PostgresError(report)
-    | CaughtError::ErrorReport(report)
-    | CaughtError::RustPanic { ereport: report, .. }) = error;
+    let report = attempt::report(error);
     match report.sql_error_code() {
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => Lost::Busy,
         PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT => Lost::Missing,
@@ -246,19 +273,13 @@ impl Feeder {
         self.slot.get().wal.store(true, Ordering::SeqCst);
         while self.sessions.is_empty() {
             let Some(wal) = &mut self.wal else { return };
-            let wal = std::panic::AssertUnwindSafe(wal);
-            let decoded: Result<Result<(Snapshot, bool), Lost>, CaughtError> = PgTryBuilder::new(move || {
-                let std::panic::AssertUnwindSafe(wal) = { wal };
-                Ok(process::transaction(|s| {
-                    // SAFETY: `s` is active.
-                    let now = unsafe { snapshot::copy(s) };
-                    let came = wal.decode(position::flushed(), BYTES)?;
-                    wal.see(&now, &now, None);
-                    Ok((now, came))
-                }))
-            })
-            .catch_others(Err)
-            .execute();
+            let decoded: Result<Result<(Snapshot, bool), Lost>, CaughtError> = process::try_transaction(|s| {
+                // SAFETY: `s` is active.
+                let now = unsafe { snapshot::copy(s) };
+                let came = wal.decode(position::flushed(), BYTES)?;
+                wal.see(&now, &now, None);
+                Ok((now, came))
+            });
             match decoded.unwrap_or_else(|error| Err(given_up(&error))) {
                 Ok((now, came)) => {
                     // Nobody is owed anything that was committed before this.
@@ -292,6 +313,7 @@ impl Feeder {
         }
         if let Some(wal) = &mut self.wal {
             wal.tell(now);
+            wal.hold_back_less();
         }
     }
 

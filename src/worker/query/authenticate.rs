@@ -111,9 +111,7 @@ fn ask(work: &AuthenticateJob, step: &Cell<Step>) -> Option<AnswerLogin> {
 
 /// What an error means for the client: nothing where the token is to blame, else that it may come back.
 fn failed(error: &CaughtError, step: Step) -> Option<Failure> {
-    let (CaughtError::PostgresError(report)
-    | CaughtError::ErrorReport(report)
-    | CaughtError::RustPanic { ereport: report, .. }) = error;
+    let report = crate::attempt::report(error);
     let code = report.sql_error_code();
     let state = crate::attempt::sqlstate(code);
     match step {

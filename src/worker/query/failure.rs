@@ -49,10 +49,7 @@ impl Failure {
     /// Of an error that Postgres raised. Also writes it to the server's log. `conditioned`: a client's condition may have
     /// raised it.
     pub(super) fn of(error: &CaughtError, conditioned: bool) -> Self {
-        let (CaughtError::PostgresError(report)
-        | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic { ereport: report, .. }) = error;
-        let code = report.sql_error_code();
+        let code = attempt::report(error).sql_error_code();
         attempt::log("could not read a snapshot", error);
         // What arithmetic and casts complain about.
         if conditioned && attempt::sqlstate(code).starts_with("22") {

@@ -7,6 +7,7 @@ use super::super::Feeder;
 use super::launch::Launches;
 use super::slots::Slots;
 use super::{Task, hash};
+use crate::attempt;
 use crate::shmem::{self, Extension, Kind};
 use crate::tenants::registry::{self, Read, Watched};
 use crate::worker::process;
@@ -136,25 +137,17 @@ impl Landlord {
     /// Reads the sources. `None`: one is locked.
     #[allow(clippy::result_large_err, reason = "pgrx's type of error")]
     fn read(&mut self) -> Option<Vec<Settled>> {
-        let outcome: Result<Result<Option<Read>, String>, CaughtError> = PgTryBuilder::new(|| {
-            Ok(process::transaction(|_| {
-                // Locks are not waited for; this bounds those of partitions.
-                Spi::run("SET LOCAL lock_timeout = '50ms'").map_err(|e| e.to_string())?;
-                registry::read().map_err(|e| e.to_string())
-            }))
-        })
-        .catch_others(Err)
-        .execute();
+        let outcome: Result<Result<Option<Read>, String>, CaughtError> = process::try_transaction(|_| {
+            // Locks are not waited for; this bounds those of partitions.
+            Spi::run("SET LOCAL lock_timeout = '50ms'").map_err(|e| e.to_string())?;
+            registry::read().map_err(|e| e.to_string())
+        });
         let failure = match outcome {
             Ok(Ok(Some(read))) => return Some(self.take(read)),
             Ok(Ok(None)) => return None,
             Ok(Err(why)) => why,
             Err(error) => {
-                // SAFETY: ends the failed transaction.
-                unsafe { pg_sys::AbortCurrentTransaction() };
-                let (CaughtError::PostgresError(report)
-                | CaughtError::ErrorReport(report)
-                | CaughtError::RustPanic { ereport: report, .. }) = &error;
+                let report = attempt::report(&error);
                 if report.sql_error_code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE {
                     return None;
                 }

@@ -2,12 +2,11 @@
 
 use super::super::{Feeder, switch};
 use super::Task;
-use crate::compat;
 use crate::shmem::{self, Extension, Kind, Slot, Worker};
 use crate::worker::process;
+use crate::{attempt, compat};
 use crate::{guc, snapshot};
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use rte_protocol::bridge::FromFeeder;
 use rte_protocol::wire::CloseCode;
@@ -56,24 +55,9 @@ pub fn prepare(slot: Slot) {
     }
 }
 
-#[allow(clippy::result_large_err, reason = "pgrx's type of error")]
 fn create() -> Result<(), String> {
-    let outcome: Result<(), CaughtError> = PgTryBuilder::new(|| {
-        process::transaction(|_| {
-            Spi::run("CREATE EXTENSION whagons_rte").unwrap_or_else(|e| pgrx::error!("{e}"));
-        });
-        Ok(())
-    })
-    .catch_others(Err)
-    .execute();
-    outcome.map_err(|error| {
-        // SAFETY: ends the failed transaction.
-        unsafe { pg_sys::AbortCurrentTransaction() };
-        let (CaughtError::PostgresError(report)
-        | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic { ereport: report, .. }) = &error;
-        report.message().to_owned()
-    })
+    let create = |_| Spi::run("CREATE EXTENSION whagons_rte").unwrap_or_else(|e| pgrx::error!("{e}"));
+    process::try_transaction(create).map_err(|error| attempt::report(&error).message().to_owned())
 }
 
 /// Ends the process in order.
