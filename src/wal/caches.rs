@@ -27,26 +27,14 @@ thread_local! {
     /// Relations that were invalidated; an invalid one stands for all.
     static NOTED: RefCell<HashSet<Oid>> = RefCell::default();
     static LISTENING: Cell<bool> = const { Cell::new(false) };
-    static DECODING: Cell<Decoding> = const { Cell::new(Decoding::No) };
-}
-
-#[derive(Clone, Copy)]
-enum Decoding {
-    No,
-    /// Since this process had heard as many messages of others.
-    Since(u64),
-    /// What it may have left behind is dropped.
-    Over,
+    /// While this process decodes: how many messages of others it had heard.
+    static HEARD: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 /// Whether an invalidation is decoding's own. One that came from another process while it decodes is news, and so is
 /// what follows it: rather once too often.
 pub fn is_no_news() -> bool {
-    match DECODING.get() {
-        Decoding::No => false,
-        Decoding::Since(messages) => heard() == messages,
-        Decoding::Over => true,
-    }
+    HEARD.get().is_some_and(|messages| heard() == messages)
 }
 
 /// Begins to listen; what was known before is not trusted.
@@ -80,7 +68,7 @@ fn heard() -> u64 {
 /// # Safety
 /// In a transaction.
 pub unsafe fn enter() {
-    DECODING.set(Decoding::Since(heard()));
+    HEARD.set(Some(heard()));
     let mut noted = NOTED.take();
     noted.extend(unlocked::take());
     // SAFETY: the caller's promise.
@@ -105,12 +93,13 @@ pub unsafe fn enter() {
 /// In a transaction.
 pub unsafe fn leave() {
     if !is_no_news() {
-        DECODING.set(Decoding::Over);
+        // Those were listened to.
+        HEARD.set(Some(heard()));
         // What was noted while decoding is dropped once more before the next.
         let noted = NOTED.take();
         // SAFETY: the caller's promise.
         unsafe { pg_sys::InvalidateSystemCaches() };
         NOTED.set(noted);
     }
-    DECODING.set(Decoding::No);
+    HEARD.set(None);
 }
