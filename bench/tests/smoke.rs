@@ -33,7 +33,7 @@ fn quick_runs_measure_and_write_down_what_they_found() {
         ("latency", "rust", "p50", 2),
         ("snapshot", "trigger", "rows", 2),
         ("snapshot", "copy", "rows", 2),
-        ("limits", "epoll", "per_s", 3),
+        ("limits", "epoll", "per_s", 4),
     ] {
         let found = values(&results, scenario, contestant, metric);
         assert_eq!(found.len(), count, "{scenario}, {contestant}: {metric}\n{said}");

@@ -188,7 +188,7 @@ pub extern "C-unwind" fn rte_feeder_main(arg: Datum) {
             feeder.visit(worker);
         }
         pgrx::log!("whagons_rte serves database \"{}\"", feeder.name);
-        feeder.run(worker);
+        feeder.run_until_dropped(worker);
         feeder.forsake_slot();
         pgrx::log!("whagons_rte no longer serves database \"{}\": the extension was dropped", feeder.name);
         if task != Task::Landlord {

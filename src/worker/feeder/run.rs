@@ -4,8 +4,10 @@ use super::tick::After;
 use super::wal::Wal;
 use super::{Feeder, roles};
 use crate::worker::process;
-use crate::{guc, shmem};
+use crate::{changelog, guc, shmem};
+use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -13,8 +15,35 @@ use std::time::{Duration, Instant};
 const LINGER: Duration = Duration::from_secs(60);
 
 impl Feeder {
-    /// Runs until the extension is dropped.
-    pub(super) fn run(&mut self, worker: Option<&shmem::Worker>) {
+    /// Runs until the extension is dropped. That may be between a look whether a table is there and its use: then the error is
+    /// no error.
+    #[allow(clippy::result_large_err, reason = "pgrx's type of error")]
+    pub(super) fn run_until_dropped(&mut self, worker: Option<&shmem::Worker>) {
+        let this = std::panic::AssertUnwindSafe((&mut *self, worker));
+        let ended: Result<(), CaughtError> = PgTryBuilder::new(move || {
+            let std::panic::AssertUnwindSafe((this, worker)) = { this };
+            this.run(worker);
+            Ok(())
+        })
+        .catch_others(Err)
+        .execute();
+        let Err(error) = ended else { return };
+        // SAFETY: ends the failed transaction, and gives back what that does not.
+        unsafe {
+            pg_sys::AbortCurrentTransaction();
+            if !pg_sys::MyReplicationSlot.is_null() {
+                pg_sys::ReplicationSlotRelease();
+            }
+        }
+        if process::transaction(|_| changelog::schema_oid()) == self.schema {
+            error.rethrow();
+        }
+        self.wal = None;
+        self.slot.get().wal.store(false, Ordering::SeqCst);
+        self.slot.get().interested.store(false, Ordering::Release);
+    }
+
+    fn run(&mut self, worker: Option<&shmem::Worker>) {
         let mut messages = Vec::new();
         let mut polled_at = Instant::now();
         loop {
