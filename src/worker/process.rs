@@ -229,10 +229,19 @@ pub fn transaction<R>(f: impl FnOnce(pg_sys::Snapshot) -> R) -> R {
 /// The error that was raised.
 #[allow(clippy::result_large_err, reason = "pgrx's type of error")]
 pub fn try_transaction<R>(f: impl FnOnce(pg_sys::Snapshot) -> R) -> Result<R, CaughtError> {
+    catch(|| transaction(f))
+}
+
+/// Runs `f` outside a transaction, and ends that which an error that it raises has left open.
+///
+/// # Errors
+/// The error that was raised.
+#[allow(clippy::result_large_err, reason = "pgrx's type of error")]
+pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, CaughtError> {
     let f = std::panic::AssertUnwindSafe(f);
     PgTryBuilder::new(move || {
         let std::panic::AssertUnwindSafe(f) = { f };
-        Ok(transaction(f))
+        Ok(f())
     })
     .catch_others(|error| {
         // SAFETY: ends the failed transaction.

@@ -2,12 +2,10 @@
 
 use super::tick::After;
 use super::wal::Wal;
-use super::{Feeder, roles};
+use super::{Feeder, roles, switch};
 use crate::worker::process;
 use crate::{changelog, guc, shmem};
-use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::CaughtError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -17,24 +15,9 @@ const LINGER: Duration = Duration::from_secs(60);
 impl Feeder {
     /// Runs until the extension is dropped. That may be between a look whether a table is there and its use: then the error is
     /// no error.
-    #[allow(clippy::result_large_err, reason = "pgrx's type of error")]
     pub(super) fn run_until_dropped(&mut self, worker: Option<&shmem::Worker>) {
-        let this = std::panic::AssertUnwindSafe((&mut *self, worker));
-        let ended: Result<(), CaughtError> = PgTryBuilder::new(move || {
-            let std::panic::AssertUnwindSafe((this, worker)) = { this };
-            this.run(worker);
-            Ok(())
-        })
-        .catch_others(Err)
-        .execute();
-        let Err(error) = ended else { return };
-        // SAFETY: ends the failed transaction, and gives back what that does not.
-        unsafe {
-            pg_sys::AbortCurrentTransaction();
-            if !pg_sys::MyReplicationSlot.is_null() {
-                pg_sys::ReplicationSlotRelease();
-            }
-        }
+        let Err(error) = process::catch(|| self.run(worker)) else { return };
+        switch::give_back_slot();
         if process::transaction(|_| changelog::schema_oid()) == self.schema {
             error.rethrow();
         }

@@ -550,14 +550,20 @@ pub(super) fn drop_slot(name: &str) -> Result<(), String> {
             &[DatumWithOid::from(name)],
         )
     });
-    // SAFETY: likewise; one that an error has left acquired is given back first.
+    give_back_slot();
+    // SAFETY: likewise; this process has none now.
+    unsafe { pg_sys::MyReplicationSlot = own };
+    dropped.map_err(|(_, why)| why)
+}
+
+/// Gives back the slot that an error has left acquired, which the end of a transaction does not. Outside a transaction.
+pub(super) fn give_back_slot() {
+    // SAFETY: a slot of this process'.
     unsafe {
         if !pg_sys::MyReplicationSlot.is_null() {
             pg_sys::ReplicationSlotRelease();
         }
-        pg_sys::MyReplicationSlot = own;
     }
-    dropped.map_err(|(_, why)| why)
 }
 
 fn attempt<R>(f: impl FnOnce() -> Result<R, pgrx::spi::Error>) -> Result<R, (PgSqlErrorCode, String)> {

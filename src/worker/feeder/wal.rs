@@ -251,12 +251,7 @@ impl Wal {
 
 /// Why a slot could not be read; gives back what the end of the failed transaction did not.
 fn given_up(error: &CaughtError) -> Lost {
-    // SAFETY: outside a transaction.
-    unsafe {
-        if !pg_sys::MyReplicationSlot.is_null() {
-            pg_sys::ReplicationSlotRelease();
-        }
-    }
+    switch::give_back_slot();
     let report = attempt::report(error);
     match report.sql_error_code() {
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => Lost::Busy,
